@@ -1,0 +1,101 @@
+"""Settings: read from the environment once, then passed down."""
+
+import os
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the message names the variable."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be configured, each field from `OMINIX_<FIELD>` (and `REDIS_URL`).
+
+    Durations are seconds, sizes are MiB where the name ends in `_mb`.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    home: Path = Path("~/.ominix")
+    models_file: Path = Path(__file__).parent.parent / "models.toml"
+    redis_url: str = ""  # empty: the embedded server below `home`
+    redis_conf: Path = Path(__file__).parent.parent / "redis.conf"
+    cors_origins: str = "*"  # comma-separated
+    max_json_mb: Positive = 4
+    max_upload_mb: Positive = 2048
+    result_ttl: Positive = 86_400
+    request_timeout: Seconds = 600.0  # a synchronous wait
+    keepalive: Seconds = 10.0  # between SSE comments while nothing is said
+    lease: Positive = 15  # of a running job
+    intermediate_grace: Seconds = 5.0  # between a job's take and its registration
+    drain_timeout: Seconds = 30.0
+    hang_timeout: Seconds = 120.0  # of one engine step
+    batch_reserve: int = 1  # slots that batch work leaves free
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    supervisor_pid: int = 0  # set by `ominix serve` for its children
+
+    @property
+    def models_dir(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def blobs_dir(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def redis_socket(self) -> Path:
+        """The embedded server's socket, in a short 0700 directory: macOS allows 104 bytes."""
+        digest = format(zlib.crc32(str(self.home).encode()), "x")
+        return Path(tempfile.gettempdir()) / f"ominix-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def redis(self) -> str:
+        """The URL that every process connects to."""
+        return self.redis_url or f"unix://{self.redis_socket}"
+
+
+def read_settings(environ: dict[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `environ` (default: the process's), `overrides` on top.
+
+    Raises SettingsError naming the variable and what is wrong with it.
+    """
+    environ = dict(os.environ if environ is None else environ)
+    raw: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        if (value := environ.get(f"OMINIX_{field.name.upper()}")) is not None:
+            raw[field.name] = value
+    if not raw.get("redis_url") and environ.get("REDIS_URL"):
+        raw["redis_url"] = environ["REDIS_URL"]
+    raw.update({k: v for k, v in overrides.items() if v is not None})
+    try:
+        settings = msgspec.convert(raw, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_name_variable(str(error))) from error
+    return msgspec.structs.replace(
+        settings,
+        home=settings.home.expanduser().resolve(),
+        models_file=settings.models_file.expanduser().resolve(),
+        redis_conf=settings.redis_conf.expanduser().resolve(),
+    )
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise TypeError(f"{kind.__name__} cannot be read from the environment")
+
+
+def _name_variable(message: str) -> str:
+    reason, _, path = message.partition(" - at `$.")
+    name = f"OMINIX_{path.rstrip('`').upper()}" if path else "settings"
+    return f"{name}: {reason}"

@@ -1,0 +1,109 @@
+"""The seam between the worker and the models: it imports neither."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from shared.events import Event
+from shared.jobs import JobSpec
+
+
+class Prepared(msgspec.Struct):
+    """A job that is ready to run: `work` is what the engine's own `prepare` made of it."""
+
+    spec: JobSpec
+    work: Any
+    size: int = 0  # tokens of cache, or whatever the engine's has_room counts
+
+
+class Output(msgspec.Struct):
+    """What one step made for one job, in the engine's own terms, for `render`.
+
+    `last` is true when the engine has nothing more to add; `error` ends the job as failed.
+    """
+
+    payload: Any = None
+    last: bool = False
+    error: Exception | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """A loaded model that serves several requests at once, one step at a time.
+
+    `prepare` and `render` may run in any thread and never touch MLX; everything else runs in the
+    one engine thread. An exception from `add`, or an Output with `error`, costs that job alone.
+    """
+
+    slots: int  # how many jobs run at once
+
+    def prepare(self, spec: JobSpec, blob: str | None) -> Prepared:
+        """Validate, tokenise, decode. `blob` is the path of the job's bytes. Raises OminixError."""
+
+    def has_room(self, prepared: Prepared) -> bool: ...
+
+    def add(self, prepared: Prepared) -> None: ...
+
+    def step(self) -> list[tuple[str, Output]]:
+        """Advance every request once; (job id, Output) for those with news. [] when idle."""
+
+    def abort(self, job_id: str) -> None:
+        """Forget a job, running or not known (any more)."""
+
+    def render(self, job_id: str, outputs: Iterable[Output]) -> list[Event]:
+        """Turn a job's outputs, oldest first, into events. The last event may be Done or Failed
+        before the engine said `last` (a stop string): the worker then aborts the job."""
+
+    def forget(self, job_id: str) -> None:
+        """Drop what `render` keeps of a job."""
+
+    def close(self) -> None: ...
+
+
+class SequentialEngine:
+    """Adapts a generator for models that serve one request at a time.
+
+    A subclass has `prepare`, `run(prepared) -> Iterator[Output]` and `render`.
+    """
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._running: dict[str, Iterator[Output]] = {}
+
+    def run(self, prepared: Prepared) -> Iterator[Output]:
+        raise TypeError(f"{type(self).__name__} does not say how to run a job")
+
+    def has_room(self, prepared: Prepared) -> bool:
+        return len(self._running) < self.slots
+
+    def add(self, prepared: Prepared) -> None:
+        self._running[prepared.spec.id] = self.run(prepared)
+
+    def step(self) -> list[tuple[str, Output]]:
+        outputs = []
+        for job_id, running in list(self._running.items()):
+            output = _advance(running)
+            if output.last or output.error:
+                del self._running[job_id]
+            outputs.append((job_id, output))
+        return outputs
+
+    def abort(self, job_id: str) -> None:
+        if running := self._running.pop(job_id, None):
+            running.close()
+
+    def forget(self, job_id: str) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        for job_id in list(self._running):
+            self.abort(job_id)
+
+
+def _advance(running: Iterator[Output]) -> Output:
+    try:
+        return next(running, Output(last=True))
+    except Exception as error:  # whatever the model raises costs this job alone
+        return Output(error=error)
