@@ -1,0 +1,31 @@
+"""What can be asked: one file a task, found by listing this folder. Every file has
+
+ENDPOINT      the path of the OpenAI endpoint, such as "/v1/chat/completions"
+FILE          whether a request carries an uploaded file
+Request       the msgspec struct of a request; it has at least `model` and `stream`
+validate(raw, strict=True) -> Request            raises BadRequest naming the field
+lane(request) -> Lane
+body(spec, done) -> dict | str                   the answer of the synchronous call
+Stream(spec)  .delta(Delta) and .done(Done) -> list of JSON objects, the frames of a streamed answer
+STREAM_END    what closes a streamed answer, such as "[DONE]", or None
+"""
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+
+@cache
+def tasks() -> dict[str, ModuleType]:
+    """Task name -> its module."""
+    return {
+        name: importlib.import_module(f"{__name__}.{name}")
+        for _, name, _ in pkgutil.iter_modules(__path__)
+    }
+
+
+@cache
+def by_endpoint() -> dict[str, str]:
+    """Endpoint path -> task name."""
+    return {module.ENDPOINT: name for name, module in tasks().items()}

