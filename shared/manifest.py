@@ -83,10 +83,11 @@ class Manifest:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ManifestError(f"{path}: not valid TOML: {error}") from error
         tables = document.pop("model", [])
-        if document or not isinstance(tables, list):
+        if document or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             found = ", ".join(document) or "model"
             raise ManifestError(f"{path}: {found}: only [[model]] tables are allowed")
-        return cls(tuple(_entry(table, f"{path}") for table in tables), f"{path}")
+        entries = (_entry(table, f"{path}") for table in tables)
+        return cls(tuple(_absolute(entry, path.parent) for entry in entries), f"{path}")
 
     def resolve(self, name: str) -> ModelEntry:
         """The entry with this id, alias or whole hub repo id. Raises NotFound (model_not_found)."""
@@ -117,7 +118,7 @@ class Manifest:
 
 
 def _entry(table: dict[str, Any], origin: str) -> ModelEntry:
-    where = f"{origin}: model {table.get('id', '(no id)')!r}" if isinstance(table, dict) else origin
+    where = f"{origin}: model {table.get('id', '(no id)')!r}"
     try:
         entry = msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
@@ -130,6 +131,13 @@ def _entry(table: dict[str, Any], origin: str) -> ModelEntry:
         f"{where}: tasks: the engine {entry.engine!r} has no default; say what it serves, "
         'for example tasks = ["chat"]'
     )
+
+
+def _absolute(entry: ModelEntry, base: Path) -> ModelEntry:
+    """A folder in models.toml is meant from where that file is."""
+    if not entry.source or entry.source.startswith(("pypi:", "hf:")):
+        return entry
+    return msgspec.structs.replace(entry, source=str((base / Path(entry.source).expanduser()).resolve()))
 
 
 def _explain(message: str) -> str:

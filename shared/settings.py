@@ -42,7 +42,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hang_timeout: Seconds = 120.0  # of one engine step
     batch_reserve: int = 1  # slots that batch work leaves free
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    extra_models: str = ""  # comma-separated sources (hf:org/repo) beside the models file
+    api_keys: str = ""  # comma-separated; empty: no key is asked for
     supervisor_pid: int = 0  # set by `ominix serve` for its children
+    worker_name: str = ""  # set by `ominix serve` for its workers
 
     @property
     def models_dir(self) -> Path:

@@ -1,0 +1,98 @@
+"""Echo: an engine without a model, for trying, testing and measuring everything around one.
+
+A chat answer repeats the last user message, one word a token, within `max_tokens` and before any
+stop string. A transcription says the size and the SHA-256 of the file. One step advances every job
+by one word and takes `step_ms`, however many jobs there are.
+
+The manifest's `options` and each request script it (`script.py` has the fields): a chat request in
+its metadata, `{"metadata": {"echo": "{\\"tokens\\": 64, \\"fail_at\\": 3}"}}`, a transcription in its
+prompt, `echo:{"tokens": 64}`. A script can end the process: don't serve this engine to strangers.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from shared.events import Event
+from shared.jobs import JobSpec
+from shared.manifest import ModelEntry
+from workers.engine import Output, Prepared
+from workers.engines.echo import jobs
+from workers.engines.echo.jobs import Job
+from workers.engines.echo.pace import Pace, hang
+from workers.engines.echo.script import Fault, Options
+
+
+def load(entry: ModelEntry, path: Path | None = None) -> "EchoEngine":
+    """Raises msgspec.ValidationError for options that it does not have."""
+    options = msgspec.convert(entry.options, Options)
+    time.sleep(options.load_ms / 1000)
+    return EchoEngine(options, entry.max_concurrency, entry.context_length)
+
+
+class EchoEngine:
+    """Serves chat and transcription, `slots` jobs at once."""
+
+    def __init__(self, options: Options, slots: int = 8, context_length: int | None = None) -> None:
+        self.slots = slots
+        self._options = options
+        self._context_length = context_length
+        self._pace = Pace(options.step_ms / 1000)
+        self._running: dict[str, Job] = {}
+        self._voices: dict[str, jobs.Chat | jobs.Speech] = {}
+
+    def prepare(self, spec: JobSpec, blob: str | None) -> Prepared:
+        job = jobs.prepare(spec, blob, self._options, self._context_length)
+        return Prepared(spec, job, len(job.words))
+
+    def has_room(self, prepared: Prepared) -> bool:
+        return len(self._running) < self.slots
+
+    def add(self, prepared: Prepared) -> None:
+        job: Job = prepared.work
+        if job.script.raise_in == "add":
+            raise Fault("the script raises in add")
+        if not self._running:
+            self._pace.start()
+        self._voices[prepared.spec.id] = job.voice
+        self._running[prepared.spec.id] = job
+
+    def step(self) -> list[tuple[str, Output]]:
+        if not self._running:
+            return []
+        self._pace.wait()
+        outputs = [(job_id, _advance(job)) for job_id, job in self._running.items()]
+        for job_id, output in outputs:
+            if output.last or output.error:
+                del self._running[job_id]
+        return outputs
+
+    def abort(self, job_id: str) -> None:
+        self._running.pop(job_id, None)
+
+    def render(self, job_id: str, outputs: Iterable[Output]) -> list[Event]:
+        voice = self._voices.get(job_id)
+        return voice.render(outputs) if voice else []
+
+    def forget(self, job_id: str) -> None:
+        self._voices.pop(job_id, None)
+
+    def close(self) -> None:
+        self._running.clear()
+
+
+def _advance(job: Job) -> Output:
+    script, step = job.script, job.said + 1
+    if script.raise_in == "step":
+        raise Fault("the script raises in step")
+    if script.crash_at == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if script.hang_at == step:
+        hang(script.hang_ms / 1000, script.hang == "gil")
+    if script.fail_at == step:
+        return Output(error=Fault(f"the script fails at step {step}"))
+    return job.next()

@@ -1,0 +1,146 @@
+"""The outlet: outputs become events, events become stream entries, finished jobs are settled in RQ."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+from redis.exceptions import ResponseError
+
+from shared import endings, keys
+from shared.blobs import BlobStore
+from shared.errors import EngineError, OminixError
+from shared.events import Done, End, Event, Failed, encode
+from workers.engine import Engine, Output
+from workers.flight import Flight, Flights
+
+BACKLOG = 100_000  # outputs; only an outage of Redis gets there, and then the engine waits
+
+log = logging.getLogger("ominix.outlet")
+
+
+class LeaseLost(Exception):
+    """The job is another attempt's now: drop it without a word."""
+
+
+class Outlet(threading.Thread):
+    """All that the engine made since the last round leaves in one pipeline.
+
+    `settle(flight, end, pipeline)` adds RQ's own bookkeeping; `abort` stops a row whose job has ended.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        flights: Flights,
+        blobs: BlobStore,
+        result_ttl: int,
+        settle: Callable[[Flight, End, Pipeline], None],
+        abort: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="outlet", daemon=True)
+        self._redis = redis
+        self._flights = flights
+        self._blobs = blobs
+        self._result_ttl = result_ttl
+        self._settle = settle
+        self._abort = abort
+        self._outputs: list[tuple[Flight, Output]] = []
+        self._news = threading.Condition()
+        self.engine: Engine | None = None  # set before the first output of it
+
+    def put(self, outputs: Iterable[tuple[Flight, Output]]) -> None:
+        """Hand over outputs; from any thread."""
+        with self._news:
+            self._outputs += outputs
+            self._news.notify_all()
+            self._news.wait_for(lambda: len(self._outputs) < BACKLOG)
+
+    def fail(self, flight: Flight, error: Exception) -> None:
+        self.put([(flight, Output(error=error))])
+
+    def run(self) -> None:
+        while True:
+            self._send(self._take())
+
+    def _take(self) -> dict[Flight, list[Output]]:
+        """What there is, by job: several outputs of one job become one event."""
+        with self._news:
+            self._news.wait_for(lambda: self._outputs)
+            outputs, self._outputs = self._outputs, []
+            self._news.notify_all()
+        by_flight: dict[Flight, list[Output]] = {}
+        for flight, output in outputs:
+            by_flight.setdefault(flight, []).append(output)
+        return by_flight
+
+    def _send(self, by_flight: dict[Flight, list[Output]]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        spoken: list[tuple[int, Flight]] = []
+        ended: list[tuple[Flight, End]] = []
+        for flight, outputs in by_flight.items():
+            if any(isinstance(output.error, LeaseLost) for output in outputs):
+                self._lose(flight)
+            for event in () if flight.over else self._render(flight, outputs):
+                if isinstance(event, End):
+                    flight.over = True
+                    ended.append((flight, event))
+                    endings.finish_running(pipeline, flight.job, flight.attempt, event, self._result_ttl)
+                    self._settle(flight, event, pipeline)
+                else:
+                    spoken.append((len(pipeline), flight))
+                    pipeline.xadd(keys.events(flight.id), {keys.FIELD: encode(event)}, id=flight.next_id())
+        if len(pipeline):
+            replies = pipeline.execute(raise_on_error=False)
+            self._look_for_lost(replies, spoken)
+        for flight, end in ended:
+            self._part(flight, end)
+
+    def _render(self, flight: Flight, outputs: list[Output]) -> list[Event]:
+        error = next((output.error for output in outputs if output.error), None)
+        rendered = [output for output in outputs if not output.error]
+        events: list[Event] = []
+        try:
+            if rendered:
+                events = self.engine.render(flight.id, rendered)
+        except Exception as raised:  # whatever a detokenizer raises costs this job alone
+            error = raised
+        if error and not (events and isinstance(events[-1], End)):
+            events = [*events, Failed.of(told(error, flight.id))]
+        return events
+
+    def _look_for_lost(self, replies: list[Any], spoken: list[tuple[int, Flight]]) -> None:
+        """A refused event means that another attempt owns the job, or that we said it twice."""
+        refused = {flight for index, flight in spoken if isinstance(replies[index], ResponseError)}
+        for flight in refused:
+            owner = self._redis.hget(flight.job.key, "attempt")
+            if owner != str(flight.attempt).encode() and not flight.over:
+                log.warning("job %s is another attempt's now; dropped", flight.id)
+                self._lose(flight)
+
+    def _lose(self, flight: Flight) -> None:
+        flight.over = True
+        self._part(flight, None)
+
+    def _part(self, flight: Flight, end: End | None) -> None:
+        self._abort(flight.id)
+        if self.engine:
+            self.engine.forget(flight.id)
+        if self._flights.get(flight.id) is flight:
+            del self._flights[flight.id]
+        if end:
+            self._blobs.delete(flight.spec.blob)
+            took = time.monotonic() - flight.taken
+            what = "done" if isinstance(end, Done) else end.code
+            log.info("job %s: %s after %.2f s", flight.id, what, took)
+
+
+def told(error: Exception, job_id: str) -> OminixError:
+    """What the client is told of an error: never more than its kind if it is not one of ours."""
+    if isinstance(error, OminixError):
+        return error
+    log.error("job %s failed", job_id, exc_info=error)
+    return EngineError(f"The engine failed in job {job_id} ({type(error).__name__}).")

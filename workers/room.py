@@ -1,0 +1,149 @@
+"""The engine room: the only thread that ever touches MLX, for the whole life of the process."""
+
+import faulthandler
+import logging
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from shared.errors import TimedOut
+from workers.engine import Engine, Output, Prepared
+from workers.flight import Flight
+from workers.outlet import Outlet
+
+REARM = 1.0  # seconds; arming starts a thread, too dear for every step
+
+log = logging.getLogger("ominix.engine")
+
+
+class EngineRoom(threading.Thread):
+    """Loads the engine, then adds, steps and aborts. `add`, `abort` and `stop` are the only ways in."""
+
+    def __init__(self, load: Callable[[], Engine], outlet: Outlet, hang_timeout: float) -> None:
+        super().__init__(name="engine", daemon=True)
+        self._load = load
+        self._outlet = outlet
+        self._hang_timeout = hang_timeout
+        self._inbox: queue.SimpleQueue[tuple[Flight, Prepared] | str | None] = queue.SimpleQueue()
+        self._waiting: deque[tuple[Flight, Prepared]] = deque()  # ready, but the engine has no room
+        self._running: dict[str, Flight] = {}
+        self._armed = 0.0
+        self._stopping = False
+        self.engine: Engine | None = None
+        self.failure: Exception | None = None
+        self.loaded = threading.Event()
+        self.stepping_since: float | None = None  # monotonic; None while idle
+
+    def add(self, flight: Flight, prepared: Prepared) -> None:
+        self._inbox.put((flight, prepared))
+
+    def abort(self, job_id: str) -> None:
+        """Forget a job that is waiting here or running; any other id is ignored."""
+        self._inbox.put(job_id)
+
+    def stop(self) -> None:
+        self._inbox.put(None)
+
+    def run(self) -> None:
+        try:
+            self.engine = self._load()
+        except Exception as error:  # told to whoever waits for `loaded`
+            self.failure = error
+            return
+        finally:
+            self.loaded.set()
+        while not self._stopping:
+            self._read_inbox()
+            self._expire()
+            self._admit()
+            if self._running:
+                self._step()
+        self._disarm()
+        self.engine.close()
+
+    def _read_inbox(self) -> None:
+        idle = not self._running and not self._waiting
+        if idle:
+            self._disarm()
+        try:
+            while True:
+                self._receive(self._inbox.get(block=idle))
+                idle = False
+        except queue.Empty:
+            return
+
+    def _receive(self, message: tuple[Flight, Prepared] | str | None) -> None:
+        if message is None:
+            self._stopping = True
+        elif isinstance(message, str):
+            self._drop(message)
+        else:
+            self._waiting.append(message)
+
+    def _drop(self, job_id: str) -> None:
+        if flight := self._running.pop(job_id, None):
+            self.engine.abort(job_id)
+            flight.land()
+        for pair in [pair for pair in self._waiting if pair[0].id == job_id]:
+            self._waiting.remove(pair)
+            pair[0].land()
+
+    def _admit(self) -> None:
+        while self._waiting:
+            flight, prepared = self._waiting[0]
+            if not flight.over and not self.engine.has_room(prepared):
+                return
+            self._waiting.popleft()
+            if flight.over:
+                flight.land()
+            else:
+                self._add(flight, prepared)
+
+    def _add(self, flight: Flight, prepared: Prepared) -> None:
+        self._running[flight.id] = flight
+        try:
+            self.engine.add(prepared)
+        except Exception as error:  # costs this job alone
+            self._outlet.put([(flight, Output(error=error))])
+            self._drop(flight.id)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for flight in [*self._running.values(), *(flight for flight, _ in self._waiting)]:
+            if now > flight.deadline and not flight.over:
+                limit = f"The job {flight.id} ran past its limit of {flight.spec.timeout:g} s."
+                self._outlet.put([(flight, Output(error=TimedOut(limit)))])
+                self._drop(flight.id)
+
+    def _step(self) -> None:
+        self._arm()
+        try:
+            outputs = self.engine.step()
+        except Exception as error:  # costs the jobs of this batch, not the process
+            log.exception("a step of the engine failed, and with it %d jobs", len(self._running))
+            outputs = [(job_id, Output(error=error)) for job_id in self._running]
+        said = [(self._running[job_id], output) for job_id, output in outputs if job_id in self._running]
+        self._outlet.put(said)
+        for flight, output in said:
+            if output.last:
+                self._running.pop(flight.id, None)
+                flight.land()
+            elif output.error:
+                self._drop(flight.id)
+
+    def _arm(self) -> None:
+        """A step that does not return within the hang limit ends the process, GIL or no GIL."""
+        now = time.monotonic()
+        self.stepping_since = now
+        if now - self._armed > REARM:
+            self._armed = now
+            faulthandler.dump_traceback_later(self._hang_timeout, exit=True, file=sys.__stderr__)
+
+    def _disarm(self) -> None:
+        self.stepping_since = None
+        if self._armed:
+            self._armed = 0.0
+            faulthandler.cancel_dump_traceback_later()
