@@ -1,0 +1,137 @@
+"""The commands of `ominix`. Each imports what it needs when it runs: help is quick, and the API's
+process never loads MLX."""
+
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from shared.manifest import Manifest
+    from shared.settings import Settings
+
+app = typer.Typer(
+    help="OpenAI-compatible inference on Apple silicon.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help comes in half the time
+)
+models = typer.Typer(help="The models that OminiX knows.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(models, name="models")
+
+Model = Annotated[
+    list[str] | None, typer.Option(help="A model to serve as well: hf:org/repo. May be repeated.")
+]
+ModelsFile = Annotated[str | None, typer.Option(help="The list of models, in place of models.toml.")]
+Port = Annotated[int | None, typer.Option(help="The port of the API [8080]; 0 takes a free one.")]
+Host = Annotated[str | None, typer.Option(help="The address that the API listens on [127.0.0.1].")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"ominix {version('ominix')}")
+        raise typer.Exit
+
+
+@app.callback()
+def ominix(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """OpenAI-compatible inference on Apple silicon."""
+
+
+@app.command()
+def serve(
+    model: Model = None, models_file: ModelsFile = None, port: Port = None, host: Host = None
+) -> None:
+    """Start everything: Redis, the API and a worker for each model."""
+    from cli import serving
+
+    settings, manifest = _read(model=model, models_file=models_file, port=port, host=host)
+    raise typer.Exit(serving.serve(settings, manifest))
+
+
+@app.command()
+def redis() -> None:
+    """Run the embedded Redis alone, in this process."""
+    from workers import embedded
+
+    settings, _ = _read()
+    if settings.redis_url:
+        print(f"Redis is the one at {embedded.where(settings)}: there is none to start.", file=sys.stderr)
+        signal.pause()
+    embedded.become_server(settings)
+
+
+@app.command()
+def api(models_file: ModelsFile = None, port: Port = None, host: Host = None) -> None:
+    """Run the API alone."""
+    settings, manifest = _read(models_file=models_file, port=port, host=host)
+    from api.app import main
+
+    raise typer.Exit(main(settings, manifest))
+
+
+@app.command()
+def worker(model: str, models_file: ModelsFile = None) -> None:
+    """Run one worker for MODEL. Start several for more replicas."""
+    settings, manifest = _read(models_file=models_file)
+    entry = manifest.resolve(model)
+    _wait_for_redis(settings)
+    from workers.serve import main
+
+    raise typer.Exit(main(entry.id, settings, manifest))
+
+
+@app.command()
+def reaper() -> None:
+    """Settle the jobs of workers that died, where there is no `ominix serve` to do so."""
+    settings, _ = _read()
+    _wait_for_redis(settings)
+    from workers.reaper import main
+
+    raise typer.Exit(main(settings))
+
+
+@models.command("list")
+def list_models(models_file: ModelsFile = None) -> None:
+    """List the models, and which are on this disk."""
+    from cli import listing
+
+    settings, manifest = _read(models_file=models_file)
+    listing.print_models(settings, manifest)
+
+
+def _read(
+    model: list[str] | None = None,
+    models_file: str | None = None,
+    port: int | None = None,
+    host: str | None = None,
+) -> "tuple[Settings, Manifest]":
+    """Settings and manifest, with the options of the command line on top of the environment."""
+    from shared.manifest import load
+    from shared.settings import read_settings
+
+    settings = read_settings(models_file=models_file, port=port, host=host)
+    if model:
+        import msgspec
+
+        sources = ",".join(filter(None, [settings.extra_models, *model]))
+        settings = msgspec.structs.replace(settings, extra_models=sources)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return settings, load(settings)
+
+
+def _wait_for_redis(settings: "Settings") -> None:
+    from workers import embedded
+
+    if not embedded.wait_until_up(settings, patience=0.5):
+        print(f"waiting for Redis at {embedded.where(settings)}", file=sys.stderr)
+        embedded.wait_until_up(settings)
