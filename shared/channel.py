@@ -79,9 +79,9 @@ class EventReader:
         self._task = asyncio.create_task(self._run(), name="events")
 
     async def stop(self) -> None:
-        if self._task:
+        while self._task and not self._task.done():  # redis-py may swallow one cancellation
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task], timeout=0.1)
 
     def readers(self, job_id: str) -> int:
         return len(self._subscriptions.get(job_id, ()))
@@ -96,8 +96,9 @@ class EventReader:
         """Subscribe to a job in any state: what it has said after `after`, then what it says."""
         subscription = Subscription(after)
         self._subscriptions.setdefault(job_id, []).append(subscription)
-        self._read_from(job_id, after)
-        await self._wake(job_id)
+        if after < END:
+            self._read_from(job_id, after)
+            await self._wake(job_id)
         return subscription
 
     def detach(self, job_id: str, subscription: Subscription) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import NotFound
+from shared.settings import Settings
 
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # also a folder and a queue
 Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
@@ -115,6 +116,14 @@ class Manifest:
         engine = "asr" if SPEECH.search(repo) else "llm"
         table = {"id": repo.split("/")[1], "engine": engine, "source": source}
         return Manifest((*self.entries, _entry(table, self.origin)), self.origin)
+
+
+def load(settings: Settings) -> Manifest:
+    """The models file and the extra models of the settings. Raises ManifestError."""
+    manifest = Manifest.load(settings.models_file)
+    for source in filter(None, map(str.strip, settings.extra_models.split(","))):
+        manifest = manifest.with_source(source)
+    return manifest
 
 
 def _entry(table: dict[str, Any], origin: str) -> ModelEntry:

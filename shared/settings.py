@@ -1,6 +1,7 @@
 """Settings: read from the environment once, then passed down."""
 
 import os
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -18,6 +19,12 @@ class SettingsError(ValueError):
     """A setting has a value that cannot be used; the message names the variable."""
 
 
+def shipped(name: str) -> Path:
+    """A file that OminiX brings: at the top of a checkout, below the environment's share/ in a wheel."""
+    checkout = Path(__file__).parent.parent / name
+    return checkout if checkout.is_file() else Path(sys.prefix) / "share" / "ominix" / name
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be configured, each field from `OMINIX_<FIELD>` (and `REDIS_URL`).
 
@@ -27,9 +34,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     home: Path = Path("~/.ominix")
-    models_file: Path = Path(__file__).parent.parent / "models.toml"
+    models_file: Path = shipped("models.toml")
     redis_url: str = ""  # empty: the embedded server below `home`
-    redis_conf: Path = Path(__file__).parent.parent / "redis.conf"
+    redis_conf: Path = shipped("redis.conf")
     cors_origins: str = "*"  # comma-separated
     max_json_mb: Positive = 4
     max_upload_mb: Positive = 2048
