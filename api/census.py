@@ -1,4 +1,4 @@
-"""What lives: the workers' own records, the queues' lengths, the server's memory. Read at most once a second."""
+"""What lives: the workers' own records, the queues' lengths, the server's memory."""
 
 import time
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 
 import msgspec
@@ -122,7 +122,8 @@ class Dispatch:
                 retry_after=5,
             )
         if state.supervised.startswith("failed") and not state.ready:
-            raise Unavailable(f"The model '{entry.id}' cannot be loaded: {state.supervised[8:]}", retry_after=30)
+            why = state.supervised.removeprefix("failed: ")
+            raise Unavailable(f"The model '{entry.id}' cannot be loaded: {why}", retry_after=30)
         if census.memory_full:
             raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -154,8 +155,10 @@ class Dispatch:
                 queue.enqueue_job(job, pipeline=pipe)
                 pipe.zadd(keys.JOBS, {spec.id: spec.created})
                 await pipe.execute()
-        except BaseException:
+        except BaseException as error:
             self._forget(spec.id)
+            if isinstance(error, asyncio.CancelledError):  # the job may be there, for nobody
+                self._spawn(self._abandon(spec.id))
             raise
 
     async def _claim(self, idempotency_key: str, spec: JobSpec) -> JobSpec | None:
@@ -266,7 +269,10 @@ class Dispatch:
         self._forget(spec.id)
         if spec.detached or self._stopping or self._reader.readers(spec.id):
             return
-        task = asyncio.create_task(self._abandon(spec.id), name=f"leave {spec.id}")
+        self._spawn(self._abandon(spec.id))
+
+    def _spawn(self, work: Coroutine) -> None:
+        task = asyncio.create_task(work, name="abandon")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

@@ -1,7 +1,7 @@
 """How a job ends: in one script, so that its stream, its status and its registries agree."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from rq.job import Job
@@ -118,5 +118,5 @@ def _keys(job: Job, end: End) -> list[str]:
 
 
 def _arguments(job: Job, end: End, ttl: int) -> list[Any]:
-    now = utcformat(datetime.now(timezone.utc))
+    now = utcformat(datetime.now(UTC))
     return [job.id, encode(end), ttl, status_of(end), now, current_timestamp() + ttl]

@@ -25,14 +25,14 @@ def main(model: str, settings: Settings, manifest: Manifest) -> int:
     worker = EngineWorker(entry, settings, lambda: load(entry, settings), connect(settings.redis))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, worker.drain)
+    worker.register_birth()  # before the heartbeat, whose first word would look like an older worker
     heartbeat = Heartbeat(worker, connect(settings.redis))
     heartbeat.start()
     try:
         worker.run()
     finally:
         heartbeat.stop()
-        worker.room.stop()
-        worker.room.join(timeout=2)
+        worker.stop()
     return 0
 
 

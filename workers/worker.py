@@ -3,13 +3,12 @@
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from redis import Redis
 from redis.client import Pipeline
@@ -36,6 +35,7 @@ from workers.settle import settle_worker
 
 PREPARATION_THREADS = 2
 BLOCK = 0.05  # seconds that a take waits on the interactive lane
+GRACE = 3.0  # seconds beyond the drain
 BATCH_EVERY = 8  # every so many takes the batch lane goes first, so that it never starves
 
 log = logging.getLogger("ominix.worker")
@@ -74,7 +74,6 @@ class EngineWorker(SimpleWorker):
 
     def run(self) -> None:
         """Load, take jobs until told to drain, drain. Raises what loading raised."""
-        self.register_birth()
         try:
             self._load()
             while not self.draining.is_set():
@@ -108,6 +107,16 @@ class EngineWorker(SimpleWorker):
         if self.draining.is_set():
             os._exit(1)
         self.draining.set()
+        # Redis may be away, and every wait for it longer than this one
+        limit = threading.Timer(self.settings.drain_timeout + GRACE, os._exit, [1])
+        limit.daemon = True
+        limit.start()
+
+    def stop(self) -> None:
+        """Close the engine, if it was loaded."""
+        if self.room.is_alive():
+            self.room.stop()
+            self.room.join(timeout=2)
 
     # --- intake
 
@@ -209,7 +218,7 @@ class EngineWorker(SimpleWorker):
             self.room.abort(job_id)
 
     def renew_leases(self, pipeline: Pipeline) -> None:
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         self.heartbeat(self.settings.lease + 60, pipeline=pipeline)
         for flight in list(self.flights.values()):
             registry = flight.job.started_job_registry
