@@ -1,0 +1,95 @@
+"""The ceiling: mlx-lm's bare BatchGenerator, with nothing around it.
+
+The same model folder, prompts, lengths, closed loop and generator options as the engine's own (it is
+the engine's own function that builds it), but prompts are tokenised before the clock starts and
+tokens are never turned into text. It runs in a process of its own, which idles while the other side is
+measured: MLX keeps to one thread for life, and the client's event loop to another.
+"""
+
+import asyncio
+import multiprocessing
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import Plan, Round
+from benchmarks.streaming import Answer, Usage
+
+
+class Ceiling:
+    """A loaded model in another process. `slots` is the batch's size, as max_concurrency is."""
+
+    def __init__(self, model: Path, slots: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, model, slots), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    async def run(self, plan: Plan, seed: int) -> Round:
+        """One round with the prompts of `seed`. Raises EOFError if the process has died."""
+        self._pipe.send((plan, seed))
+        return await asyncio.to_thread(self._pipe.recv)
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(30)
+        self._process.kill()
+
+
+def _serve(pipe: Connection, path: Path, slots: int) -> None:
+    from workers import memory
+
+    memory.preload_blas()
+    from workers.engines.llm import batch_generator, load_model
+
+    memory.set_wired_limit()
+    model, tokenizer, _ = load_model(path)
+    generator = batch_generator(model, tokenizer, slots)
+    try:
+        while True:
+            plan, seed = pipe.recv()
+            pipe.send(_round(generator, plan, _tokenise(tokenizer, plan, seed)))
+    except EOFError:  # the other side has closed
+        generator.close()
+
+
+def _tokenise(tokenizer: Any, plan: Plan, seed: int) -> list[list[list[int]]]:
+    """[stream][turn][token], through the model's chat template."""
+
+    def tokens(prompt: str) -> list[int]:
+        messages = plan.fields(prompt)["messages"]
+        return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True))
+
+    return [[tokens(prompt) for prompt in prompts] for prompts in plan.prompts(seed)]
+
+
+def _round(generator: Any, plan: Plan, prompts: list[list[list[int]]]) -> Round:
+    """The closed loop: a stream's next prompt goes in when its last answer is complete."""
+    running: dict[int, tuple[Answer, list[list[int]]]] = {}
+    answers: list[Answer] = []
+
+    def begin(turns: list[list[int]]) -> None:
+        answer = Answer(time.perf_counter(), usage=Usage(len(turns[0])))
+        [uid] = generator.insert([turns[0]], [plan.tokens])
+        running[uid] = answer, turns[1:]
+        answers.append(answer)
+
+    began = time.perf_counter()
+    for turns in prompts:
+        begin(turns)
+    while running:
+        _, said = generator.next()
+        now = time.perf_counter()
+        for token in said:
+            answer, turns = running[token.uid]
+            if token.finish_reason != "stop":
+                answer.arrivals.append(now)
+            if token.finish_reason:
+                del running[token.uid]
+                answer.ended, answer.finish_reason = now, token.finish_reason
+                answer.usage.completion_tokens = len(answer.arrivals)
+                if turns:
+                    begin(turns)
+    return Round(answers, time.perf_counter() - began)
