@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared import __version__
+
 if TYPE_CHECKING:
     from shared.manifest import Manifest
     from shared.settings import Settings
@@ -32,9 +34,7 @@ Host = Annotated[str | None, typer.Option(help="The address that the API listens
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"ominix {version('ominix')}")
+        print(f"ominix {__version__}")
         raise typer.Exit
 
 
@@ -61,9 +61,10 @@ def serve(
 @app.command()
 def redis() -> None:
     """Run the embedded Redis alone, in this process."""
+    from shared.settings import read_settings
     from workers import embedded
 
-    settings, _ = _read()
+    settings = read_settings()
     if settings.redis_url:
         print(f"Redis is the one at {embedded.where(settings)}: there is none to start.", file=sys.stderr)
         signal.pause()
@@ -130,8 +131,8 @@ def _read(
 
 
 def _wait_for_redis(settings: "Settings") -> None:
-    from workers import embedded
+    from workers import embedded, redis_state
 
-    if not embedded.wait_until_up(settings, patience=0.5):
+    if not redis_state.wait_until_up(settings, patience=0.5):
         print(f"waiting for Redis at {embedded.where(settings)}", file=sys.stderr)
-        embedded.wait_until_up(settings)
+        redis_state.wait_until_up(settings)

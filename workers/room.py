@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from shared.errors import TimedOut
 from workers.engine import Engine, Output, Prepared
+from workers.engines import leave_thread
 from workers.flight import Flight
 from workers.outlet import Outlet
 
@@ -49,12 +50,21 @@ class EngineRoom(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._start_engine()
+            if self.engine:
+                self._work()
+                self.engine.close()
+        finally:
+            leave_thread()
+
+    def _start_engine(self) -> None:
+        try:
             self.engine = self._load()
         except Exception as error:  # told to whoever waits for `loaded`
             self.failure = error
-            return
-        finally:
-            self.loaded.set()
+        self.loaded.set()
+
+    def _work(self) -> None:
         while not self._stopping:
             self._read_inbox()
             self._expire()
@@ -62,7 +72,6 @@ class EngineRoom(threading.Thread):
             if self._running:
                 self._step()
         self._disarm()
-        self.engine.close()
 
     def _read_inbox(self) -> None:
         idle = not self._running and not self._waiting

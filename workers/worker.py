@@ -1,11 +1,12 @@
-"""One worker process: one model, one RQ worker, one engine thread. All that is known of RQ's insides is here
-(and of its registries in `shared.endings` and `workers.settle`)."""
+"""One worker process: one model, one RQ worker, one engine thread. What is known of RQ's insides is here,
+in `shared.endings` and in `workers.settle`."""
 
 import logging
 import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,8 @@ from workers.settle import settle_worker
 
 PREPARATION_THREADS = 2
 BLOCK = 0.05  # seconds that a take waits on the interactive lane
+GULP = 8  # jobs of one take at most: other replicas are to have some of a burst
+CANCELLED = "The job was cancelled."
 GRACE = 3.0  # seconds beyond the drain
 BATCH_EVERY = 8  # every so many takes the batch lane goes first, so that it never starves
 
@@ -69,6 +72,7 @@ class EngineWorker(SimpleWorker):
         self.draining = threading.Event()
         self._preparation = ThreadPoolExecutor(PREPARATION_THREADS, thread_name_prefix="preparation")
         self._takes = 0
+        self._heard: deque[str] = deque(maxlen=1000)  # ids that were to be cancelled, ours or not
 
     # --- the life of the process
 
@@ -77,8 +81,10 @@ class EngineWorker(SimpleWorker):
         try:
             self._load()
             while not self.draining.is_set():
-                if self.slots.wait(BLOCK) and (taken := self._take()):
-                    self._begin(*taken)
+                if self.slots.wait(BLOCK):
+                    queue, job_ids = self._take()
+                    if job_ids:
+                        self._begin(queue, job_ids)
             self._drain()
         finally:
             settle_worker(self.connection, self.name, self.settings)
@@ -120,74 +126,107 @@ class EngineWorker(SimpleWorker):
 
     # --- intake
 
-    def _take(self) -> tuple[Queue, str] | None:
-        """The next job's id, moved to its queue's intermediate list, by the rule of the lanes."""
+    def _take(self) -> tuple[Queue, list[str]]:
+        """The next jobs' ids, moved to their queue's intermediate list, by the rule of the lanes."""
         interactive, batch = self.queues
+        free = self.slots.free
+        batch_free = free - min(self.settings.batch_reserve, self.slots.count - 1)
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.llen(interactive.key)
+            pipeline.llen(batch.key)
+            waiting, batch_waiting = pipeline.execute()
         self._takes += 1
-        batch_may = self.slots.free > min(self.settings.batch_reserve, self.slots.count - 1)
-        if batch_may and self._takes % BATCH_EVERY == 0 and (job_id := self._move(batch)):
-            return batch, job_id
-        if job_id := self._move(interactive):
-            return interactive, job_id
-        if batch_may and (job_id := self._move(batch)):
-            return batch, job_id
+        if self._takes % BATCH_EVERY == 0 and min(batch_waiting, batch_free) > 0:
+            return batch, self._move(batch, 1)
+        if waiting:
+            return interactive, self._move(interactive, min(waiting, free))
+        if min(batch_waiting, batch_free) > 0:
+            return batch, self._move(batch, min(batch_waiting, batch_free))
         job_id = self.connection.blmove(interactive.key, interactive.intermediate_queue_key, BLOCK)
-        return (interactive, job_id.decode()) if job_id else None
+        return interactive, [job_id.decode()] if job_id else []
 
-    def _move(self, queue: Queue) -> str | None:
-        job_id = self.connection.lmove(queue.key, queue.intermediate_queue_key)
-        return job_id.decode() if job_id else None
+    def _move(self, queue: Queue, count: int) -> list[str]:
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for _ in range(min(count, GULP)):
+                pipeline.lmove(queue.key, queue.intermediate_queue_key)
+            return [job_id.decode() for job_id in pipeline.execute() if job_id]
 
-    def _begin(self, queue: Queue, job_id: str) -> None:
-        """Make a taken job ours in one transaction, then pass it on."""
-        while older := self.flights.get(job_id):  # our lease ran out and the job came back to us
-            self.outlet.fail(older, LeaseLost())
-            time.sleep(BLOCK)
+    def _begin(self, queue: Queue, job_ids: list[str]) -> None:
+        """Make taken jobs ours, then pass them on."""
+        for job_id in job_ids:
+            while older := self.flights.get(job_id):  # our lease ran out and the job came back to us
+                self.outlet.fail(older, LeaseLost())
+                time.sleep(BLOCK)
+        for flight, end in self._register(queue, job_ids):
+            self.flights[flight.id] = flight
+            if end := end or self._early_cancellation(flight):
+                self.outlet.fail(flight, end)
+                flight.land()
+            else:
+                self._preparation.submit(self._prepare, flight)
+
+    def _register(self, queue: Queue, job_ids: list[str]) -> list[tuple[Flight, Exception | None]]:
+        """Flights, each with a reason not to run if there is one. In one transaction, or, if somebody
+        else has touched one of the jobs, in one each."""
         try:
-            flight = self._register(queue, job_id)
+            return self._register_at_once(queue, job_ids)
         except WatchError:
-            log.warning("job %s went to another worker", job_id)
-            return
-        if flight is None:
-            return
-        self.flights[job_id] = flight
-        if end := self._reason_not_to_run(flight):
-            self.outlet.fail(flight, end)
-            flight.land()
-        else:
-            self._preparation.submit(self._prepare, flight)
+            if len(job_ids) == 1:
+                log.warning("job %s went to another worker", job_ids[0])
+                return []
+            return [each for job_id in job_ids for each in self._register(queue, [job_id])]
 
-    def _register(self, queue: Queue, job_id: str) -> Flight | None:
-        """Between the WATCH and the MULTI nobody else has touched the job."""
+    def _register_at_once(self, queue: Queue, job_ids: list[str]) -> list[tuple[Flight, Exception | None]]:
+        registered: list[tuple[StrictJob, Execution, Exception | None]] = []
         with self.connection.pipeline() as pipeline:
-            pipeline.watch(StrictJob.key_for(job_id))
-            raw = pipeline.hgetall(StrictJob.key_for(job_id))
-            if pipeline.lpos(queue.intermediate_queue_key, job_id) is None:
-                raise WatchError(f"{job_id} was put back")
+            pipeline.watch(*map(StrictJob.key_for, job_ids))
+            jobs = self._look_up(queue, job_ids)
+            pipeline.multi()
+            for job, end in jobs:
+                execution = Execution.create(job, self.settings.lease, pipeline, worker_name=self.name)
+                job.prepare_for_execution(self.name, pipeline)
+                pipeline.hset(job.key, "attempt", job.attempt + 1)
+                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+                pipeline.xadd(keys.STARTED, {"j": job.id}, maxlen=STARTED_LENGTH, approximate=True)
+                registered.append((job, execution, end))
+            self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
+            pipeline.execute()
+        flights = []
+        for job, execution, end in registered:
+            self.executions[execution.id] = execution
+            flight = Flight(job, job.attempt + 1, execution, self.slots)
+            if flight.attempt > 1 and self._fence(flight):
+                end = WorkerDied(f"The worker died while it ran job {flight.id}. Please send it again.")
+            flights.append((flight, end))
+        return flights
+
+    def _look_up(self, queue: Queue, job_ids: list[str]) -> list[tuple[StrictJob, Exception | None]]:
+        """The jobs that are still ours to register. After the WATCH, on another connection."""
+        intermediate = queue.intermediate_queue_key
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hgetall(StrictJob.key_for(job_id))
+                pipeline.lpos(intermediate, job_id)
+                pipeline.exists(keys.cancelled(job_id))
+            replies = pipeline.execute()
+        jobs = []
+        each = zip(job_ids, replies[::3], replies[1::3], replies[2::3], strict=True)
+        for job_id, raw, position, cancelled in each:
+            if position is None:
+                log.warning("job %s was put back", job_id)
+                continue
             try:
                 job = restore_job(job_id, raw, self.connection)
             except ForgedJob as error:
                 log.error("%s; dropped", error)
-                pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
-                return None
-            attempt = job.attempt + 1
-            pipeline.multi()
-            execution = Execution.create(job, self.settings.lease, pipeline, worker_name=self.name)
-            job.prepare_for_execution(self.name, pipeline)
-            pipeline.hset(job.key, "attempt", attempt)
-            pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
-            pipeline.xadd(keys.STARTED, {"j": job_id}, maxlen=STARTED_LENGTH, approximate=True)
-            self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
-            pipeline.execute()
-        self.executions[execution.id] = execution
-        return Flight(job, attempt, execution, self.slots)
+                self.connection.lrem(intermediate, 1, job_id)
+                continue
+            jobs.append((job, Cancelled(CANCELLED) if cancelled else None))
+        return jobs
 
-    def _reason_not_to_run(self, flight: Flight) -> Exception | None:
-        if self.connection.exists(keys.cancelled(flight.id)):
-            return Cancelled("The job was cancelled.")
-        if flight.attempt > 1 and self._fence(flight):
-            return WorkerDied(f"The worker died while it ran job {flight.id}. Please send it again.")
-        return None
+    def _early_cancellation(self, flight: Flight) -> Exception | None:
+        """One that was heard after the job was looked up and before it was in flight."""
+        return Cancelled(CANCELLED) if flight.id in self._heard else None
 
     def _fence(self, flight: Flight) -> bool:
         """Shut out the attempts before this one. True if one of them had spoken."""
@@ -213,8 +252,9 @@ class EngineWorker(SimpleWorker):
 
     def cancel(self, job_id: str) -> None:
         """Stop a job of ours, wherever it is; any other id is ignored."""
+        self._heard.append(job_id)
         if (flight := self.flights.get(job_id)) and not flight.over:
-            self.outlet.fail(flight, Cancelled("The job was cancelled."))
+            self.outlet.fail(flight, Cancelled(CANCELLED))
             self.room.abort(job_id)
 
     def renew_leases(self, pipeline: Pipeline) -> None:

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from shared import keys
 from shared.events import Done, Failed
 from shared.queues import StrictJob
 from tests.processes.conftest import Bench, until
@@ -51,7 +50,7 @@ def test_a_worker_killed_right_after_taking_a_job_loses_nothing(bench: Bench, mo
 def test_a_worker_killed_right_after_registering_a_job_loses_nothing(bench: Bench) -> None:
     code = (
         "import os; from workers.worker import EngineWorker\n"
-        "EngineWorker._reason_not_to_run = lambda *_: os.kill(os.getpid(), 9)"
+        "EngineWorker._early_cancellation = lambda *_: os.kill(os.getpid(), 9)"
     )
     worker = bench.start_worker(code=code)
     job_id = bench.submit()

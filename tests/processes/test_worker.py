@@ -43,7 +43,9 @@ def test_rq_sees_an_ordinary_worker_and_ordinary_jobs(bench: Bench) -> None:
     assert bench.status(done) == "finished"
     assert StartedJobRegistry("echo", connection=bench.redis).get_job_ids() == [running]
     said = subprocess.run(
-        [sys.executable, "-m", "rq.cli", "info", "--url", bench.settings.redis], capture_output=True, text=True
+        [sys.executable, "-m", "rq.cli", "info", "--url", bench.settings.redis],
+        capture_output=True,
+        text=True,
     )
     assert "1 executing, 1 finished, 0 failed" in said.stdout, said.stdout + said.stderr
 

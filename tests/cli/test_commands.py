@@ -1,0 +1,90 @@
+"""The commands that do not stay: help, version, listing, and refusals in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared import __version__
+
+ECHO = '[[model]]\nid = "echo"\nengine = "echo"\n'
+
+
+def ominix(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedProcess:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        env=inherited | {"OMINIX_HOME": str(home)} | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_help_names_every_command(tmp_path: Path):
+    said = ominix("--help", home=tmp_path).stdout
+    for command in ("serve", "redis", "api", "worker", "reaper", "models"):
+        assert f"\n  {command} " in said
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, cli.commands\n"
+        "heavy = {'mlx', 'redis', 'rq', 'sanic', 'rich', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+
+
+def test_the_supervisor_never_imports_mlx():
+    code = "import sys, cli.serving; sys.exit('mlx.core' in sys.modules or 'mlx_lm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_version_is_the_package_s(tmp_path: Path):
+    assert ominix("--version", home=tmp_path).stdout == f"ominix {__version__}\n"
+
+
+def test_models_are_listed_with_their_tasks_and_extra_ones_too(tmp_path: Path):
+    models = tmp_path / "models.toml"
+    models.write_text(ECHO)
+    said = ominix(
+        *("models", "list", "--models-file", str(models)),
+        home=tmp_path,
+        OMINIX_EXTRA_MODELS="hf:org/some-whisper",
+        COLUMNS="120",
+    )
+    rows = [line.split() for line in said.stdout.splitlines()[1:]]
+    assert rows == [
+        ["echo", "chat,", "transcription", "echo", "needs", "nothing"],
+        ["some-whisper", "transcription", "hf:org/some-whisper", "-"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "sentence"),
+    [
+        (["worker", "nope"], {}, "The model 'nope' does not exist."),
+        (["models", "list"], {"OMINIX_PORT": "http"}, "OMINIX_PORT: "),
+        (["models", "list", "--models-file", "/no/such.toml"], {}, "/no/such.toml: cannot be read"),
+        (["serve", "--model", "org/repo"], {}, "org/repo: expected hf:org/repo"),
+        (["serve", "--host", "no.such.host.invalid"], {}, "is not an address of this machine"),
+        (["redis"], {"OMINIX_REDIS_CONF": "/no/such.conf"}, "/no/such.conf is not there"),
+        (["worker", "echo"], {"REDIS_URL": "bogus://there"}, "cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    tmp_path: Path, arguments: list[str], environ: dict[str, str], sentence: str
+):
+    models = tmp_path / "models.toml"
+    models.write_text(ECHO)
+    said = ominix(*arguments, home=tmp_path, **{"OMINIX_MODELS_FILE": str(models)} | environ)
+    assert said.returncode == 1
+    assert said.stderr.startswith("ominix: ") and sentence in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+def test_wrong_usage_ends_with_status_2(tmp_path: Path):
+    assert ominix("bogus", home=tmp_path).returncode == 2

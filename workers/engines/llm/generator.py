@@ -1,0 +1,70 @@
+"""mlx-lm's BatchGenerator, as this engine wants it: the bare loop that benchmarks measure against."""
+
+from typing import Any
+
+import msgspec
+from mlx_lm.generate import BatchGenerator, PromptProcessingBatch
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+from workers import memory
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`options` of the manifest. Both are in tokens; 0 means the device's own.
+
+    `prefill_step` is read of one prompt in a step, `prefill_budget` of all prompts together: the
+    longest that an answer which is already streaming is held up.
+    """
+
+    prefill_step: int = 0
+    prefill_budget: int = 0
+
+    def settled(self) -> "Options":
+        step, budget = (512, 1024) if memory.compact() else (64, 128)
+        step = self.prefill_step or step
+        return Options(prefill_step=step, prefill_budget=self.prefill_budget or max(budget, step))
+
+
+def batch_generator(
+    model: Any, tokenizer: TokenizerWrapper, slots: int, options: Options | None = None
+) -> BatchGenerator:
+    """A generator for `slots` rows that stops at the model's end tokens. In the engine thread."""
+    return BatchGenerator(
+        model,
+        stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
+        completion_batch_size=slots,
+        prefill_batch_size=slots,
+        prefill_step_size=(options or Options()).settled().prefill_step,
+    )
+
+
+class Prefill:
+    """Which prompts are being read, and whether one more fits into a step's budget.
+
+    mlx-lm pads the pieces that it reads together to the longest of them.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options.settled()
+        self._left: dict[int, int] = {}
+
+    def fits(self, tokens: int) -> bool:
+        """A prompt that is alone always does."""
+        if not self._left:
+            return True
+        longest = min(max(tokens, *self._left.values()), self._options.prefill_step)
+        return (len(self._left) + 1) * longest <= self._options.prefill_budget
+
+    def begin(self, uid: int, tokens: int) -> None:
+        self._left[uid] = tokens
+
+    def advance(self, responses: list[PromptProcessingBatch.Response]) -> None:
+        for response in responses:
+            done, total = response.progress
+            if response.end_of_prompt:
+                self.end(response.uid)
+            elif response.uid in self._left:
+                self._left[response.uid] = total - done
+
+    def end(self, uid: int) -> None:
+        self._left.pop(uid, None)
