@@ -12,9 +12,11 @@ from collections.abc import Callable
 from shared.errors import TimedOut
 from workers.engine import Engine, Output, Prepared
 from workers.engines import leave_thread
-from workers.flight import Flight
+from workers.flight import Flight, Flights
 from workers.outlet import Outlet
 
+GATHER = 0.03  # seconds at most that a prompt waits for others of its burst: reading them at once
+QUIET = 0.004  # is much cheaper. A burst has ended when nothing came for QUIET seconds
 REARM = 1.0  # seconds; arming starts a thread, too dear for every step
 
 log = logging.getLogger("ominix.engine")
@@ -23,14 +25,19 @@ log = logging.getLogger("ominix.engine")
 class EngineRoom(threading.Thread):
     """Loads the engine, then adds, steps and aborts. `add`, `abort` and `stop` are the only ways in."""
 
-    def __init__(self, load: Callable[[], Engine], outlet: Outlet, hang_timeout: float) -> None:
+    def __init__(
+        self, load: Callable[[], Engine], flights: Flights, outlet: Outlet, hang_timeout: float
+    ) -> None:
         super().__init__(name="engine", daemon=True)
         self._load = load
+        self._flights = flights
         self._outlet = outlet
         self._hang_timeout = hang_timeout
         self._inbox: queue.SimpleQueue[tuple[Flight, Prepared] | str | None] = queue.SimpleQueue()
         self._waiting: deque[tuple[Flight, Prepared]] = deque()  # ready, but the engine has no room
         self._running: dict[str, Flight] = {}
+        self._gathering_since = 0.0
+        self._last_came = 0.0
         self._armed = 0.0
         self._stopping = False
         self.engine: Engine | None = None
@@ -74,15 +81,26 @@ class EngineRoom(threading.Thread):
         self._disarm()
 
     def _read_inbox(self) -> None:
-        idle = not self._running and not self._waiting
+        """Everything that has come; without anything to step, wait for it."""
+        idle = not self._running and (not self._waiting or self._is_gathering())
         if idle:
             self._disarm()
+        timeout = QUIET if self._waiting else None
         try:
             while True:
-                self._receive(self._inbox.get(block=idle))
+                self._receive(self._inbox.get(block=idle, timeout=timeout))
                 idle = False
         except queue.Empty:
             return
+
+    def _is_gathering(self) -> bool:
+        """Whether the prompts that wait are part of a burst of which more is on its way. While others
+        run, a step is long enough to gather in."""
+        now = time.monotonic()
+        if not self._waiting or self._running or now - self._gathering_since > GATHER:
+            return False
+        missing = len(self._flights) > len(self._waiting)
+        return missing or (len(self._waiting) > 1 and now - self._last_came < QUIET)
 
     def _receive(self, message: tuple[Flight, Prepared] | str | None) -> None:
         if message is None:
@@ -90,6 +108,9 @@ class EngineRoom(threading.Thread):
         elif isinstance(message, str):
             self._drop(message)
         else:
+            self._last_came = time.monotonic()
+            if not self._waiting:
+                self._gathering_since = self._last_came
             self._waiting.append(message)
 
     def _drop(self, job_id: str) -> None:
@@ -101,6 +122,8 @@ class EngineRoom(threading.Thread):
             pair[0].land()
 
     def _admit(self) -> None:
+        if self._is_gathering():
+            return
         while self._waiting:
             flight, prepared = self._waiting[0]
             if not flight.over and not self.engine.has_room(prepared):

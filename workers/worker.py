@@ -68,7 +68,7 @@ class EngineWorker(SimpleWorker):
         self.outlet = Outlet(
             connection, self.flights, self.blobs, settings.result_ttl, self._settle, self._abort
         )
-        self.room = EngineRoom(load, self.outlet, settings.hang_timeout)
+        self.room = EngineRoom(load, self.flights, self.outlet, settings.hang_timeout)
         self.draining = threading.Event()
         self._preparation = ThreadPoolExecutor(PREPARATION_THREADS, thread_name_prefix="preparation")
         self._takes = 0

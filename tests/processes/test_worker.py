@@ -115,7 +115,7 @@ def test_an_interactive_job_passes_waiting_batch_jobs_and_a_slot_is_kept_for_it(
 
 def test_a_drained_worker_finishes_what_runs_and_takes_nothing_more(bench: Bench) -> None:
     worker = bench.ready(bench.start_worker())
-    running = bench.submit(script='{"tokens": 50}')
+    running = bench.submit(script='{"tokens": 100}')
     until(lambda: bench.spoken(running))
     worker.send_signal(signal.SIGTERM)
     until(lambda: bench.redis.hget(keys.worker(worker.name), "state") == b"draining")

@@ -69,13 +69,14 @@ class LlmEngine:
         self._options = options
         self._template = ChatTemplate(tokenizer)
         self._samplers = SamplerPool()
+        self._prefill = Prefill(options)
         self._waiting: dict[str, Chat] = {}
         self._voices: dict[str, Voice] = {}
         self._start()
 
     def _start(self) -> None:
         self._generator = batch_generator(self._model, self._tokenizer, self.slots, self._options)
-        self._prefill = Prefill(self._options)
+        self._prefill.clear()
         self._rows: dict[int, Row] = {}
         self._uids: dict[str, int] = {}
 
@@ -103,10 +104,12 @@ class LlmEngine:
         if not self._rows:
             return refused
         try:
-            read, said = self._generator.next()
+            with self._generator.stats() as stats:
+                read, said = self._generator.next()
         except Exception as error:
             return refused + self._break(error)
         self._prefill.advance(read)
+        self._prefill.measure(stats.prompt_tokens, stats.prompt_time)
         outputs = refused + [self._output(r.uid, r.token, r.finish_reason) for r in said] + self._faults()
         if not self._rows and not self._waiting:
             mx.clear_cache()

@@ -9,20 +9,22 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from workers import memory
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`options` of the manifest. Both are in tokens; 0 means the device's own.
+STALL = 0.25  # seconds that reading prompts may hold up answers which are already streaming
 
-    `prefill_step` is read of one prompt in a step, `prefill_budget` of all prompts together: the
-    longest that an answer which is already streaming is held up.
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`options` of the manifest. Both are in tokens; 0 lets the device decide.
+
+    `prefill_step` is read of one prompt in a step, `prefill_budget` of all prompts together; the
+    device's own is as much as it has been seen to read in STALL seconds.
     """
 
     prefill_step: int = 0
     prefill_budget: int = 0
 
     def settled(self) -> "Options":
-        step, budget = (512, 1024) if memory.compact() else (64, 128)
-        step = self.prefill_step or step
-        return Options(prefill_step=step, prefill_budget=self.prefill_budget or max(budget, step))
+        step = self.prefill_step or (512 if memory.compact() else 64)
+        return Options(prefill_step=step, prefill_budget=self.prefill_budget)
 
 
 def batch_generator(
@@ -45,15 +47,22 @@ class Prefill:
     """
 
     def __init__(self, options: Options) -> None:
-        self._options = options.settled()
+        self._step = options.prefill_step
+        self._fixed = options.prefill_budget
+        self._speed = 0.0  # tokens a second
         self._left: dict[int, int] = {}
+
+    @property
+    def budget(self) -> int:
+        """Tokens of one step, padding among them."""
+        return self._fixed or max(self._step, int(self._speed * STALL))
 
     def fits(self, tokens: int) -> bool:
         """A prompt that is alone always does."""
         if not self._left:
             return True
-        longest = min(max(tokens, *self._left.values()), self._options.prefill_step)
-        return (len(self._left) + 1) * longest <= self._options.prefill_budget
+        longest = min(max(tokens, *self._left.values()), self._step)
+        return (len(self._left) + 1) * longest <= self.budget
 
     def begin(self, uid: int, tokens: int) -> None:
         self._left[uid] = tokens
@@ -66,5 +75,20 @@ class Prefill:
             elif response.uid in self._left:
                 self._left[response.uid] = total - done
 
+    def measure(self, tokens: int, seconds: float) -> None:
+        """What a step has read, and how long that took. Small steps are slow, and say nothing; one that
+        took too long may have compiled something, so it halves the speed at most."""
+        if not tokens:
+            return
+        speed = tokens / seconds
+        if seconds > STALL:
+            self._speed = max(speed, self._speed / 2)
+        else:
+            self._speed = max(speed, self._speed)
+
     def end(self, uid: int) -> None:
         self._left.pop(uid, None)
+
+    def clear(self) -> None:
+        """Every prompt has gone; the speed is still true."""
+        self._left.clear()

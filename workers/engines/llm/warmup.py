@@ -18,7 +18,8 @@ def warm_up(engine: Engine, prompt_words: int, seconds: float = SECONDS) -> None
     Raises what a step raised: a model that cannot answer now cannot answer at all.
     """
     end = time.monotonic() + seconds
-    _answer(engine, 1, prompt_words)
+    for _ in range(2):  # the first compiles, the second shows how fast prompts are read
+        _answer(engine, 1, prompt_words)
     rows = 1
     while time.monotonic() < end:
         _answer(engine, rows, 1)
