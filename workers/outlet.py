@@ -134,8 +134,10 @@ class Outlet(threading.Thread):
         if end:
             self._blobs.delete(flight.spec.blob)
             took = time.monotonic() - flight.taken
-            what = "done" if isinstance(end, Done) else end.code
-            log.info("job %s: %s after %.2f s", flight.id, what, took)
+            if isinstance(end, Done):
+                log.debug("job %s: done after %.2f s", flight.id, took)
+            else:
+                log.info("job %s: %s after %.2f s", flight.id, end.code, took)
 
 
 def told(error: Exception, job_id: str) -> OminixError:

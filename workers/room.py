@@ -15,7 +15,7 @@ from workers.engines import leave_thread
 from workers.flight import Flight, Flights
 from workers.outlet import Outlet
 
-GATHER = 0.03  # seconds at most that a prompt waits for others of its burst: reading them at once
+GATHER = 0.06  # seconds at most that a prompt waits for others of its burst: reading them at once
 QUIET = 0.004  # is much cheaper. A burst has ended when nothing came for QUIET seconds
 REARM = 1.0  # seconds; arming starts a thread, too dear for every step
 

@@ -8,7 +8,6 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from workers import memory
 
-
 STALL = 0.25  # seconds that reading prompts may hold up answers which are already streaming
 
 
