@@ -16,7 +16,8 @@ from workers.flight import Flight, Flights
 from workers.outlet import Outlet
 
 GATHER = 0.06  # seconds at most that a prompt waits for others of its burst: reading them at once
-QUIET = 0.004  # is much cheaper. A burst has ended when nothing came for QUIET seconds
+BURST = 4  # is much cheaper. While a burst lasts, so many come
+QUIET = 0.008  # in so many seconds
 REARM = 1.0  # seconds; arming starts a thread, too dear for every step
 
 log = logging.getLogger("ominix.engine")
@@ -37,7 +38,7 @@ class EngineRoom(threading.Thread):
         self._waiting: deque[tuple[Flight, Prepared]] = deque()  # ready, but the engine has no room
         self._running: dict[str, Flight] = {}
         self._gathering_since = 0.0
-        self._last_came = 0.0
+        self._came = deque([0.0] * BURST, maxlen=BURST)  # when the last prompts did
         self._armed = 0.0
         self._stopping = False
         self.engine: Engine | None = None
@@ -94,13 +95,13 @@ class EngineRoom(threading.Thread):
             return
 
     def _is_gathering(self) -> bool:
-        """Whether the prompts that wait are part of a burst of which more is on its way. While others
-        run, a step is long enough to gather in."""
+        """Whether the prompts that wait are part of a burst of which more is on its way."""
         now = time.monotonic()
-        if not self._waiting or self._running or now - self._gathering_since > GATHER:
+        if not self._waiting or now - self._gathering_since > GATHER:
             return False
-        missing = len(self._flights) > len(self._waiting)
-        return missing or (len(self._waiting) > 1 and now - self._last_came < QUIET)
+        if not self._running and len(self._flights) > len(self._waiting):
+            return True
+        return now - self._came[0] < QUIET
 
     def _receive(self, message: tuple[Flight, Prepared] | str | None) -> None:
         if message is None:
@@ -108,9 +109,9 @@ class EngineRoom(threading.Thread):
         elif isinstance(message, str):
             self._drop(message)
         else:
-            self._last_came = time.monotonic()
+            self._came.append(time.monotonic())
             if not self._waiting:
-                self._gathering_since = self._last_came
+                self._gathering_since = self._came[-1]
             self._waiting.append(message)
 
     def _drop(self, job_id: str) -> None:
