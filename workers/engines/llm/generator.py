@@ -9,20 +9,21 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from workers import memory
 
 STALL = 0.25  # seconds that reading prompts may hold up answers which are already streaming
+CPU_STALL = 1.0  # the same where a step without any reading takes 0.1 s
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`options` of the manifest. Both are in tokens; 0 lets the device decide.
 
     `prefill_step` is read of one prompt in a step, `prefill_budget` of all prompts together; the
-    device's own is as much as it has been seen to read in STALL seconds.
+    device's own is as much as it has been seen to read in STALL (CPU_STALL) seconds.
     """
 
     prefill_step: int = 0
     prefill_budget: int = 0
 
     def settled(self) -> "Options":
-        step = self.prefill_step or (512 if memory.compact() else 64)
+        step = self.prefill_step or (512 if memory.compact() else 128)
         return Options(prefill_step=step, prefill_budget=self.prefill_budget)
 
 
@@ -48,13 +49,14 @@ class Prefill:
     def __init__(self, options: Options) -> None:
         self._step = options.prefill_step
         self._fixed = options.prefill_budget
+        self._stall = STALL if memory.compact() else CPU_STALL
         self._speed = 0.0  # tokens a second
         self._left: dict[int, int] = {}
 
     @property
     def budget(self) -> int:
         """Tokens of one step, padding among them."""
-        return self._fixed or max(self._step, int(self._speed * STALL))
+        return self._fixed or max(self._step, int(self._speed * self._stall))
 
     def fits(self, tokens: int) -> bool:
         """A prompt that is alone always does."""
@@ -80,7 +82,7 @@ class Prefill:
         if not tokens:
             return
         speed = tokens / seconds
-        if seconds > STALL:
+        if seconds > self._stall:
             self._speed = max(speed, self._speed / 2)
         else:
             self._speed = max(speed, self._speed)
