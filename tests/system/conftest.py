@@ -1,0 +1,83 @@
+"""`ominix serve` on the real starter models, and the official client."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from shared.manifest import Manifest
+from shared.settings import read_settings
+from workers import weights
+
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 120.0
+MODELS = """
+[[model]]
+id = "smollm2-135m"
+engine = "llm"
+source = "{llm}"
+max_concurrency = 8
+
+[[model]]
+id = "whisper-tiny.en"
+engine = "asr"
+source = "{asr}"
+aliases = ["whisper-1"]
+"""
+
+
+def until(claim: Callable[[], object]) -> object:
+    limit = time.monotonic() + PATIENCE
+    while not (said := claim()):
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.05)
+    return said
+
+
+class System:
+    def __init__(self, home: Path, models: str) -> None:
+        (home / "models.toml").write_text(models)
+        self.output = home / "output"
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
+        ours = {"OMINIX_HOME": f"{home}", "OMINIX_MODELS_FILE": f"{home}/models.toml", "OMINIX_PORT": "0"}
+        with self.output.open("wb") as file:
+            self.process = psutil.Popen(
+                [sys.executable, "-m", "cli", "serve"],
+                cwd=ROOT,
+                env=inherited | ours,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        ready = until(lambda: re.search(r"ready at (http\S+)", self.output.read_text()))
+        self.url = ready[1]
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def part(self, *words: str) -> psutil.Process:
+        """The process of a part: ("api",) or ("worker", model)."""
+        parts = self.process.children(recursive=True)
+        return next(part for part in parts if part.cmdline()[-len(words) :] == [*words])
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    settings = read_settings()
+    starters = Manifest.load(settings.models_file)
+    llm, asr = (
+        weights.ensure(starters.resolve(name), settings.models_dir)
+        for name in ("smollm2-135m", "whisper-tiny.en")
+    )
+    system = System(tmp_path_factory.mktemp("system"), MODELS.format(llm=llm, asr=asr))
+    yield system
+    system.stop()
