@@ -21,7 +21,8 @@ serve: $(STAMP)
 	@$(BIN)/ominix serve $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not models" -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and models" $(ARGS)
 
 test-full: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)

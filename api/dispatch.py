@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, WatchError
 
 from api import jobview
 from api.census import CensusTaker
@@ -32,6 +32,13 @@ from shared.manifest import Manifest, ModelEntry
 from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_name, restore_job
 from shared.settings import Settings
 from shared.tasks import tasks
+
+# Take an Idempotency-Key from whom it was seen with.
+TAKE_KEY = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
 
 log = logging.getLogger("ominix.dispatch")
 
@@ -97,8 +104,13 @@ class Dispatch:
         if idempotency_key and (older := await self._claim(idempotency_key, spec)):
             self.blobs.delete(blob)
             return older
-        await self._admit(entry)
-        await self._enqueue(spec)
+        try:
+            await self._admit(entry)
+            await self._enqueue(spec)
+        except BaseException:
+            if idempotency_key:
+                self._spawn(self._release(idempotency_key, spec))
+            raise
         return spec
 
     def _entry(self, task: str, model: str) -> ModelEntry:
@@ -152,9 +164,14 @@ class Dispatch:
             self._expected[spec.id] = self._reader.expect(spec.id)
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
+                await pipe.watch(job.key)  # else redis-py sends it again when the reply is lost
                 queue.enqueue_job(job, pipeline=pipe)
                 pipe.zadd(keys.JOBS, {spec.id: spec.created})
                 await pipe.execute()
+        except WatchError:
+            if not await self._redis.exists(job.key):
+                self._forget(spec.id)
+                raise Unavailable("The job store was away. Please send it again.", retry_after=1) from None
         except BaseException as error:
             self._forget(spec.id)
             if isinstance(error, asyncio.CancelledError):  # the job may be there, for nobody
@@ -163,22 +180,30 @@ class Dispatch:
 
     async def _claim(self, idempotency_key: str, spec: JobSpec) -> JobSpec | None:
         """Take the key for this job, or return the job that has it."""
-        key = keys.idempotency(hashlib.sha256(idempotency_key.encode()).hexdigest())
+        key = _key_of(idempotency_key)
         asked = msgspec.json.encode([spec.task, spec.model, spec.params], order="deterministic")
         mine = f"{spec.id} {hashlib.sha256(asked).hexdigest()}"
         ttl = self.settings.result_ttl
         for _ in range(50):
             if await self._redis.set(key, mine, nx=True, ex=ttl):
                 return None
-            held = ((await self._redis.get(key)) or b" ").decode()
-            older, _, fingerprint = held.partition(" ")
+            held = (await self._redis.get(key)) or b""
+            older, _, fingerprint = held.decode().partition(" ")
             if older and fingerprint != mine.partition(" ")[2]:
                 raise Conflict("This Idempotency-Key was used before for another request.")
             if older and await self._redis.exists(StrictJob.key_for(older)):
                 return await self.spec(older)
-            await asyncio.sleep(0.02)  # its first request is on its way, or was lost on it
-        await self._redis.set(key, mine, ex=ttl)
-        return None
+            await asyncio.sleep(0.02)
+        # its first request was lost on its way: take the key from it, unless another has just done so
+        if await self._redis.eval(TAKE_KEY, 1, key, held, mine, ttl):
+            return None
+        raise Conflict("Another request with this Idempotency-Key is on its way. Please try again.")
+
+    async def _release(self, idempotency_key: str, spec: JobSpec) -> None:
+        """A request that was refused leaves its key free."""
+        key = _key_of(idempotency_key)
+        if ((await self._redis.get(key)) or b"").startswith(spec.id.encode()):
+            await self._redis.delete(key)
 
     # --- out
 
@@ -318,6 +343,10 @@ class Dispatch:
             return 503, {"status": "unavailable", "version": __version__, "models": {}}
         degraded = any(model["ready"] == 0 for model in models.values())
         return 200, {"status": "degraded" if degraded else "ok", "version": __version__, "models": models}
+
+
+def _key_of(idempotency_key: str) -> str:
+    return keys.idempotency(hashlib.sha256(idempotency_key.encode()).hexdigest())
 
 
 def _position(after: str) -> Position:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -17,6 +18,7 @@ from shared.events import Event, decode
 
 START = (0, 0)
 END = (18446744073709551615, 1)
+RETRY = 0.2  # seconds
 STARTED_LENGTH = 10_000  # entries kept in the stream of started jobs
 Position = tuple[int, int]
 
@@ -26,7 +28,10 @@ log = logging.getLogger("ominix.channel")
 def parse_id(entry_id: str | bytes) -> Position:
     """A stream entry's id as numbers. Raises ValueError."""
     first, _, second = (entry_id.decode() if isinstance(entry_id, bytes) else entry_id).partition("-")
-    return int(first), int(second or 0)
+    position = int(first), int(second)
+    if not all(0 <= number < 2**64 for number in position):
+        raise ValueError(f"{entry_id!r} is out of range")
+    return position
 
 
 def format_id(position: Position) -> str:
@@ -98,7 +103,11 @@ class EventReader:
         self._subscriptions.setdefault(job_id, []).append(subscription)
         if after < END:
             self._read_from(job_id, after)
-            await self._wake(job_id)
+            try:
+                await self._wake(job_id)
+            except BaseException:
+                self.detach(job_id, subscription)
+                raise
         return subscription
 
     def detach(self, job_id: str, subscription: Subscription) -> None:
@@ -121,11 +130,14 @@ class EventReader:
     async def _run(self) -> None:
         while True:
             try:
-                await self._read_once()
+                while True:
+                    await self._read_once()
             except (RedisError, OSError) as error:
                 log.warning("reading events: %s; trying again", error)
-                await asyncio.sleep(0.2)
-                self._read_everything()
+            except Exception:  # whatever it is, no stream of this process may fall silent for it
+                log.exception("reading events failed; trying again")
+            await asyncio.sleep(RETRY)
+            self._read_everything()
 
     async def _read_once(self) -> None:
         asked = dict(self._positions)
@@ -154,16 +166,22 @@ class EventReader:
                 self._read_from(job_id, min(reader.seen for reader in readers))
 
     def _deliver(self, job_id: str, entries: list) -> None:
-        readers = self._subscriptions[job_id]
         for entry_id, fields in entries:
             position = parse_id(entry_id)
             self._positions[job_id] = position
             if position[1]:  # `n-0` only fences off the attempts before n
-                event = decode(fields[keys.FIELD])
-                for reader in readers:
-                    reader.deliver(position, event)
+                self._hand_out(job_id, position, fields)
         if self._positions[job_id] == END:
             del self._positions[job_id]
+
+    def _hand_out(self, job_id: str, position: Position, fields: dict) -> None:
+        try:
+            event = decode(fields[keys.FIELD])
+        except (msgspec.DecodeError, KeyError) as error:
+            log.error("job %s: event %s cannot be read: %r", job_id, format_id(position), error)
+            return
+        for reader in self._subscriptions[job_id]:
+            reader.deliver(position, event)
 
 
 def _by_key(reply: dict | list | None) -> list[tuple[str, list]]:

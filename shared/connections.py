@@ -6,8 +6,9 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-# redis-py's default of 5 s would end blocking reads.
-_OPTIONS = {"socket_timeout": None, "socket_connect_timeout": 5, "protocol": 3}
+# A blocking read lasts 5 s at most; redis-py's own limit of 5 s would end it, and none at all would
+# wait for ever on a connection whose other end is gone.
+_OPTIONS = {"socket_timeout": 15, "socket_connect_timeout": 5, "protocol": 3}
 
 
 def connect(url: str, retries: int = 120) -> redis.Redis:

@@ -21,7 +21,10 @@ REGISTRIES = {
 _END = """
 local function finish(events, job, registry, id, payload, ttl, status, now, expiry)
   local added = redis.pcall('XADD', events, '18446744073709551615-1', 'e', payload)
-  if type(added) == 'table' and added.err then return 0 end
+  if type(added) == 'table' and added.err then
+    if string.find(added.err, 'equal or smaller') then return 0 end
+    return added
+  end
   redis.call('EXPIRE', events, ttl)
   redis.call('HSET', job, 'status', status, 'ended_at', now)
   redis.call('EXPIRE', job, ttl)
@@ -51,6 +54,8 @@ return finish(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 SETTLE_DEAD = (
     _END
     + """
+local lease = redis.call('ZSCORE', KEYS[4], ARGV[7])
+if lease and tonumber(lease) > tonumber(ARGV[10]) then return 'alive' end
 if redis.call('ZREM', KEYS[4], ARGV[7]) == 0 then return 'gone' end
 redis.call('DEL', KEYS[7])
 redis.call('ZREM', KEYS[8], ARGV[8])
@@ -91,9 +96,10 @@ def finish_waiting(connection: Any, job: Job, queue_key: str, end: End, ttl: int
 
 def settle_dead(
     connection: Any, job: Job, composite: str, queue_key: str, execution_keys: Sequence[str],
-    end: End, ttl: int,
+    end: End, ttl: int, expired_by: float,
 ) -> Any:
-    """Requeue or fail a job whose worker has died: b"requeued", b"failed", b"ended" or b"gone".
+    """Requeue or fail a job whose worker has died: b"requeued", b"failed", b"ended", b"gone", or
+    b"alive" if its lease was renewed beyond `expired_by` (Unix seconds).
 
     `composite` is RQ's `job_id:execution_id`; `execution_keys` the execution's hash and the job's
     set of executions. A job that had spoken, or was there at three deaths, fails with `end`.
@@ -101,7 +107,7 @@ def settle_dead(
     every_key = [
         *_keys(job, end), job.started_job_registry.key, queue_key, keys.STARTED, *execution_keys,
     ]
-    extra = [composite, composite.rpartition(":")[2], MAX_DEATHS]
+    extra = [composite, composite.rpartition(":")[2], MAX_DEATHS, expired_by]
     return connection.eval(SETTLE_DEAD, 8, *every_key, *_arguments(job, end, ttl), *extra)
 
 

@@ -47,6 +47,7 @@ class Heartbeat(threading.Thread):
         if (parent := worker.settings.supervisor_pid) and os.getppid() != parent:
             log.warning("the supervisor has died")
             worker.draining.set()
+        worker.expire()
         with self._redis.pipeline() as pipeline:
             if time.monotonic() - self._renewed > worker.settings.lease / 3:
                 worker.renew_leases(pipeline)

@@ -17,6 +17,7 @@ from shared.events import Done, End, Event, Failed, encode
 from workers.engine import Engine, Output
 from workers.flight import Flight, Flights
 
+PAUSE = 0.5  # seconds
 BACKLOG = 100_000  # outputs; only an outage of Redis gets there, and then the engine waits
 
 log = logging.getLogger("ominix.outlet")
@@ -59,6 +60,11 @@ class Outlet(threading.Thread):
             self._news.notify_all()
             self._news.wait_for(lambda: len(self._outputs) < BACKLOG)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `put` would wait."""
+        return len(self._outputs) >= BACKLOG
+
     def fail(self, flight: Flight, error: Exception) -> None:
         self.put([(flight, Output(error=error))])
 
@@ -80,24 +86,41 @@ class Outlet(threading.Thread):
     def _send(self, by_flight: dict[Flight, list[Output]]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         spoken: list[tuple[int, Flight]] = []
-        ended: list[tuple[Flight, End]] = []
+        ended: list[tuple[int, Flight, End]] = []
         for flight, outputs in by_flight.items():
-            if any(isinstance(output.error, LeaseLost) for output in outputs):
+            if not flight.over and any(isinstance(output.error, LeaseLost) for output in outputs):
                 self._lose(flight)
             for event in () if flight.over else self._render(flight, outputs):
                 if isinstance(event, End):
                     flight.over = True
-                    ended.append((flight, event))
+                    ended.append((len(pipeline), flight, event))
                     endings.finish_running(pipeline, flight.job, flight.attempt, event, self._result_ttl)
                     self._settle(flight, event, pipeline)
                 else:
                     spoken.append((len(pipeline), flight))
                     pipeline.xadd(keys.events(flight.id), {keys.FIELD: encode(event)}, id=flight.next_id())
-        if len(pipeline):
+        if not len(pipeline):
+            return
+        replies = self._execute(pipeline)
+        self._look_for_lost(replies, spoken)
+        for index, flight, end in ended:
+            self._part(flight)
+            if replies[index] == 1:  # else the job is another attempt's, and so is its blob
+                self._blobs.delete(flight.spec.blob)
+                log_end(flight, end)
+
+    def _execute(self, pipeline: Pipeline) -> list[Any]:
+        """The replies, once Redis has taken every write: a full or read-only one is asked again. That
+        says nothing twice, since the ids of events are fixed."""
+        commands = list(pipeline.command_stack)
+        while True:
             replies = pipeline.execute(raise_on_error=False)
-            self._look_for_lost(replies, spoken)
-        for flight, end in ended:
-            self._part(flight, end)
+            refusal = next((reply for reply in replies if is_refusal(reply)), None)
+            if refusal is None:
+                return replies
+            log.error("Redis refuses events: %s; trying again", refusal)
+            time.sleep(PAUSE)
+            pipeline.command_stack = list(commands)
 
     def _render(self, flight: Flight, outputs: list[Output]) -> list[Event]:
         error = next((output.error for output in outputs if output.error), None)
@@ -123,21 +146,26 @@ class Outlet(threading.Thread):
 
     def _lose(self, flight: Flight) -> None:
         flight.over = True
-        self._part(flight, None)
+        self._part(flight)
 
-    def _part(self, flight: Flight, end: End | None) -> None:
-        self._abort(flight.id)
-        if self.engine:
-            self.engine.forget(flight.id)
+    def _part(self, flight: Flight) -> None:
         if self._flights.get(flight.id) is flight:
+            self._abort(flight.id)
+            self.engine.forget(flight.id)
             del self._flights[flight.id]
-        if end:
-            self._blobs.delete(flight.spec.blob)
-            took = time.monotonic() - flight.taken
-            if isinstance(end, Done):
-                log.debug("job %s: done after %.2f s", flight.id, took)
-            else:
-                log.info("job %s: %s after %.2f s", flight.id, end.code, took)
+
+
+def is_refusal(reply: Any) -> bool:
+    """An error that is not about an event's id."""
+    return isinstance(reply, ResponseError) and "equal or smaller" not in str(reply)
+
+
+def log_end(flight: Flight, end: End) -> None:
+    took = time.monotonic() - flight.taken
+    if isinstance(end, Done):
+        log.debug("job %s: done after %.2f s", flight.id, took)
+    else:
+        log.info("job %s: %s after %.2f s", flight.id, end.code, took)
 
 
 def told(error: Exception, job_id: str) -> OminixError:

@@ -40,6 +40,7 @@ class Reaper:
         self._blobs = BlobStore(settings.blobs_dir)
         self._taken_since: dict[tuple[str, str], float] = {}
         self._offset = time.time() - time.monotonic()
+        self._swept = time.monotonic()
         self._patient_until = 0.0
         self._tidied = 0.0
 
@@ -47,27 +48,30 @@ class Reaper:
         """One pass over every queue. Raises RedisError."""
         now = time.monotonic()
         names = [key.decode().removeprefix("rq:queue:") for key in self._redis.smembers("rq:queues")]
-        if not self._was_asleep(now):
+        if not self._was_away(now):
             for name in names:
                 self._settle_expired(name)
         self._put_back(names, now)
         if now - self._tidied > TIDY_EVERY:
             self._tidied = now
             self._tidy(names)
+        self._swept = now
 
-    def _was_asleep(self, now: float) -> bool:
-        """After a sleep every lease looks expired: wait one lease for those who woke up too."""
+    def _was_away(self, now: float) -> bool:
+        """After a sleep, or an outage of Redis, every lease looks expired: wait one lease for the others,
+        who are back as well."""
         offset = time.time() - now
-        if abs(offset - self._offset) > JUMP:
-            log.warning("the clock jumped by %.0f s; waiting one lease", offset - self._offset)
+        if abs(offset - self._offset) > JUMP or now - self._swept > JUMP:
+            log.warning("the machine slept or Redis was away; waiting one lease")
             self._patient_until = now + self._settings.lease
         self._offset = offset
         return now < self._patient_until
 
     def _settle_expired(self, name: str) -> None:
         registry = StartedJobRegistry(name, connection=self._redis)
-        for composite in self._redis.zrangebyscore(registry.key, 0, time.time()):
-            if settle_execution(self._redis, composite.decode(), self._settings) == "gone":
+        now = time.time()
+        for composite in self._redis.zrangebyscore(registry.key, 0, now):
+            if settle_execution(self._redis, composite.decode(), self._settings, now) == "gone":
                 self._redis.zrem(registry.key, composite)
 
     def _put_back(self, names: list[str], now: float) -> None:

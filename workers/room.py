@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from shared.errors import TimedOut
 from workers.engine import Engine, Output, Prepared
 from workers.engines import leave_thread
 from workers.flight import Flight, Flights
@@ -75,7 +74,6 @@ class EngineRoom(threading.Thread):
     def _work(self) -> None:
         while not self._stopping:
             self._read_inbox()
-            self._expire()
             self._admit()
             if self._running:
                 self._step()
@@ -143,14 +141,6 @@ class EngineRoom(threading.Thread):
             self._outlet.put([(flight, Output(error=error))])
             self._drop(flight.id)
 
-    def _expire(self) -> None:
-        now = time.monotonic()
-        for flight in [*self._running.values(), *(flight for flight, _ in self._waiting)]:
-            if now > flight.deadline and not flight.over:
-                limit = f"The job {flight.id} ran past its limit of {flight.spec.timeout:g} s."
-                self._outlet.put([(flight, Output(error=TimedOut(limit)))])
-                self._drop(flight.id)
-
     def _step(self) -> None:
         self._arm()
         try:
@@ -159,6 +149,8 @@ class EngineRoom(threading.Thread):
             log.exception("a step of the engine failed, and with it %d jobs", len(self._running))
             outputs = [(job_id, Output(error=error)) for job_id in self._running]
         said = [(self._running[job_id], output) for job_id, output in outputs if job_id in self._running]
+        if self._outlet.is_full:
+            self._disarm()  # waiting for Redis is no hang
         self._outlet.put(said)
         for flight, output in said:
             if output.last:

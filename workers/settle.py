@@ -1,6 +1,7 @@
 """Settling the jobs of the dead: requeued if they had not spoken, else failed, never lost."""
 
 import logging
+import math
 
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
@@ -24,7 +25,9 @@ def settle_worker(redis: Redis, worker_name: str, settings: Settings) -> None:
     _forget_worker(redis, worker_name)
 
 
-def settle_execution(redis: Redis, composite: str, settings: Settings) -> str:
+def settle_execution(
+    redis: Redis, composite: str, settings: Settings, expired_by: float = math.inf
+) -> str:
     """Settle one execution, named as RQ does: `job_id:execution_id`. Returns what became of it."""
     execution = Execution.from_composite_key(composite, redis)
     raw = redis.hgetall(StrictJob.key_for(execution.job_id))
@@ -36,11 +39,12 @@ def settle_execution(redis: Redis, composite: str, settings: Settings) -> str:
     end = Failed.of(WorkerDied(f"The worker died while it ran job {job.id}. Please send it again."))
     mine = [execution.key, ExecutionRegistry(job.id, redis).key]
     outcome = endings.settle_dead(
-        redis, job, composite, make_queue(job.origin, redis).key, mine, end, settings.result_ttl
+        redis, job, composite, make_queue(job.origin, redis).key, mine, end, settings.result_ttl, expired_by
     ).decode()
     if outcome == "failed":
         BlobStore(settings.blobs_dir).delete(job.spec.blob)
-    log.warning("job %s of a dead worker: %s", job.id, outcome)
+    if outcome != "alive":
+        log.warning("job %s of a dead worker: %s", job.id, outcome)
     return outcome
 
 

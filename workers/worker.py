@@ -1,6 +1,7 @@
 """One worker process: one model, one RQ worker, one engine thread. What is known of RQ's insides is here,
 in `shared.endings` and in `workers.settle`."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 from rq import Queue
 from rq.executions import Execution
 from rq.serializers import JSONSerializer
@@ -23,7 +24,7 @@ from rq.worker.base import WorkerStatus
 from shared import keys
 from shared.blobs import BlobStore
 from shared.channel import STARTED_LENGTH, parse_id
-from shared.errors import Cancelled, WorkerDied
+from shared.errors import Cancelled, TimedOut, WorkerDied
 from shared.events import Done, End
 from shared.manifest import ModelEntry
 from shared.queues import ForgedJob, StrictJob, make_queue, queue_name, restore_job
@@ -38,6 +39,8 @@ PREPARATION_THREADS = 2
 BLOCK = 0.05  # seconds that a take waits on the interactive lane
 GULP = 8  # jobs of one take at most: other replicas are to have some of a burst
 CANCELLED = "The job was cancelled."
+PAUSE = 0.5  # seconds
+WORKER_TTL = 20  # seconds; RQ derives the socket's timeout of 15 s from it
 GRACE = 3.0  # seconds beyond the drain
 BATCH_EVERY = 8  # every so many takes the batch lane goes first, so that it never starves
 
@@ -61,6 +64,7 @@ class EngineWorker(SimpleWorker):
             name=name,
             connection=connection,
             serializer=JSONSerializer,
+            worker_ttl=WORKER_TTL,
         )
         self.flights: Flights = {}
         self.slots = Slots(entry.max_concurrency)
@@ -82,12 +86,19 @@ class EngineWorker(SimpleWorker):
             self._load()
             while not self.draining.is_set():
                 if self.slots.wait(BLOCK):
-                    queue, job_ids = self._take()
-                    if job_ids:
-                        self._begin(queue, job_ids)
+                    self._work()
             self._drain()
         finally:
             settle_worker(self.connection, self.name, self.settings)
+
+    def _work(self) -> None:
+        try:
+            queue, job_ids = self._take()
+            if job_ids:
+                self._begin(queue, job_ids)
+        except ResponseError as error:  # a full or read-only Redis: what was taken is put back
+            log.error("Redis refuses: %s; trying again", error)
+            time.sleep(PAUSE)
 
     def _load(self) -> None:
         self.room.start()
@@ -149,14 +160,15 @@ class EngineWorker(SimpleWorker):
         with self.connection.pipeline(transaction=False) as pipeline:
             for _ in range(min(count, GULP)):
                 pipeline.lmove(queue.key, queue.intermediate_queue_key)
-            return [job_id.decode() for job_id in pipeline.execute() if job_id]
+            return list(dict.fromkeys(job_id.decode() for job_id in pipeline.execute() if job_id))
 
     def _begin(self, queue: Queue, job_ids: list[str]) -> None:
         """Make taken jobs ours, then pass them on."""
         for job_id in job_ids:
-            while older := self.flights.get(job_id):  # our lease ran out and the job came back to us
+            if older := self.flights.get(job_id):  # our lease ran out and the job came back to us
                 self.outlet.fail(older, LeaseLost())
-                time.sleep(BLOCK)
+                while job_id in self.flights:
+                    time.sleep(BLOCK)
         for flight, end in self._register(queue, job_ids):
             self.flights[flight.id] = flight
             if end := end or self._early_cancellation(flight):
@@ -186,7 +198,7 @@ class EngineWorker(SimpleWorker):
                 execution = Execution.create(job, self.settings.lease, pipeline, worker_name=self.name)
                 job.prepare_for_execution(self.name, pipeline)
                 pipeline.hset(job.key, "attempt", job.attempt + 1)
-                pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+                pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
                 pipeline.xadd(keys.STARTED, {"j": job.id}, maxlen=STARTED_LENGTH, approximate=True)
                 registered.append((job, execution, end))
             self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
@@ -219,7 +231,10 @@ class EngineWorker(SimpleWorker):
                 job = restore_job(job_id, raw, self.connection)
             except ForgedJob as error:
                 log.error("%s; dropped", error)
-                self.connection.lrem(intermediate, 1, job_id)
+                self.connection.lrem(intermediate, 0, job_id)
+                continue
+            if job.ended_at:
+                self.connection.lrem(intermediate, 0, job_id)
                 continue
             jobs.append((job, Cancelled(CANCELLED) if cancelled else None))
         return jobs
@@ -234,15 +249,17 @@ class EngineWorker(SimpleWorker):
         last = self.connection.xrevrange(events, count=1)
         if last and parse_id(last[0][0])[1]:
             return True
-        if not last or parse_id(last[0][0])[0] < flight.attempt:
+        with contextlib.suppress(ResponseError):  # it is there already
             self.connection.xadd(events, {keys.FIELD: b""}, id=f"{flight.attempt}-0")
         return False
 
     def _prepare(self, flight: Flight) -> None:
+        if flight.over:
+            return flight.land()
         try:
             blob = str(self.blobs.path(flight.spec.blob)) if flight.spec.blob else None
             prepared = self.room.engine.prepare(flight.spec, blob)
-        except Exception as error:  # a bad request, or a broken engine: this job's alone
+        except BaseException as error:  # a bad request, a broken engine, a panic: this job's alone
             self.outlet.fail(flight, error)
             flight.land()
         else:
@@ -256,6 +273,14 @@ class EngineWorker(SimpleWorker):
         if (flight := self.flights.get(job_id)) and not flight.over:
             self.outlet.fail(flight, Cancelled(CANCELLED))
             self.room.abort(job_id)
+
+    def expire(self) -> None:
+        """End the jobs that ran past their limit, in whatever room they are."""
+        now = time.monotonic()
+        for flight in list(self.flights.values()):
+            if now > flight.deadline and not flight.over:
+                limit = f"The job {flight.id} ran past its limit of {flight.spec.timeout:g} s."
+                self.outlet.fail(flight, TimedOut(limit))
 
     def renew_leases(self, pipeline: Pipeline) -> None:
         now = datetime.now(UTC)

@@ -1,6 +1,5 @@
 """GET /v1/jobs/{id}/events"""
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -10,13 +9,11 @@ from sanic.response import empty
 from api import sse
 from api.openapi import error_responses
 from api.routes.job import ID, JOB
-from shared import keys
-from shared.channel import parse_id
+from shared.channel import END, parse_id
 from shared.errors import BadRequest
 from shared.events import encode
 
 START = "0-0"
-EVENT_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 PATHS = {
     "/v1/jobs/{job_id}/events": {
         "get": {
@@ -64,8 +61,9 @@ async def _frames(request: Request, job_id: str, after: str) -> AsyncIterator[by
 
 def _is_end(after: str) -> bool:
     """Whether there is nothing after this id. Raises BadRequest for what is no id of an event."""
-    if not EVENT_ID.fullmatch(after) or parse_id(after) > parse_id(keys.END_ID):
+    try:
+        return parse_id(after) >= END
+    except ValueError:
         raise BadRequest(
             "'Last-Event-ID' must be the id of an event, such as 1-12.", param="Last-Event-ID"
-        )
-    return parse_id(after) == parse_id(keys.END_ID)
+        ) from None

@@ -20,6 +20,8 @@ from tests import tiny
 from tests.hub import Hub
 from workers import sources, weights
 
+pytestmark = pytest.mark.models
+
 ROOT = Path(__file__).parent.parent.parent
 ENSURE = """
 import sys
@@ -100,7 +102,6 @@ def load(folder: Path) -> None:
     mlx_lm.load(str(folder))
 
 
-@pytest.mark.models
 def test_the_starters_need_no_network_the_second_time(starters, models_dir, smollm2, whisper, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     phases = []

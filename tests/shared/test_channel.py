@@ -100,7 +100,13 @@ async def test_nothing_is_kept_of_a_reader_that_left(redis, reader) -> None:
     assert reader.readers("j") == 0 and not reader._subscriptions
 
 
-@pytest.mark.parametrize("bad", ["", "x", "1-y", "-"])
+async def test_an_event_that_cannot_be_read_silences_nobody(redis, reader) -> None:
+    await redis.xadd(keys.events("j"), {keys.FIELD: b"{}"}, id="1-1")
+    await say(redis, "j", DONE, keys.END_ID)
+    assert await read(reader, "j", await reader.attach("j", START)) == [(keys.END_ID, DONE)]
+
+
+@pytest.mark.parametrize("bad", ["", "x", "1-y", "-", "1--1", f"1-{2**64}"])
 def test_what_is_not_an_id_is_refused(bad: str) -> None:
     with pytest.raises(ValueError):
         parse_id(bad)
