@@ -12,7 +12,7 @@ help:
 	@echo "make serve        start OminiX (ARGS='--port 9000' passes options)"
 	@echo "make test         run every test but the slow ones"
 	@echo "make test-full    run every test"
-	@echo "make test-metal   on a Mac: run the tests that load models, on its GPU"
+	@echo "make test-metal   on a Mac: what only a Mac can answer, and the tests that load models, on its GPU"
 	@echo "make lint         ruff"
 	@echo "make lock         resolve requirements.lock anew"
 	@echo "make clean        remove .venv and what tests and builds left behind"
@@ -21,15 +21,15 @@ serve: $(STAMP)
 	@$(BIN)/ominix serve $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow and not models" -n 3 --dist worksteal $(ARGS)
-	@$(BIN)/python -m pytest -m "not slow and models" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not metal and not models" -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not metal and models" $(ARGS)
 
 test-full: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not metal" $(ARGS)
 
 test-metal: $(STAMP)
 	@test "`uname -sm`" = "Darwin arm64" || { echo "make test-metal needs a Mac with Apple silicon."; exit 1; }
-	@$(BIN)/python -m pytest -m models $(ARGS)
+	@$(BIN)/python -m pytest -m "metal or models" $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
