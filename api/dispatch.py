@@ -107,7 +107,7 @@ class Dispatch:
         try:
             await self._admit(entry)
             await self._enqueue(spec)
-        except BaseException:
+        except BaseException:  # a cancellation too leaves the key free
             if idempotency_key:
                 self._spawn(self._release(idempotency_key, spec))
             raise

@@ -105,7 +105,7 @@ class EventReader:
             self._read_from(job_id, after)
             try:
                 await self._wake(job_id)
-            except BaseException:
+            except BaseException:  # a cancellation too: nobody will read
                 self.detach(job_id, subscription)
                 raise
         return subscription

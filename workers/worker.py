@@ -124,10 +124,14 @@ class EngineWorker(SimpleWorker):
         if self.draining.is_set():
             os._exit(1)
         self.draining.set()
-        # Redis may be away, and every wait for it longer than this one
-        limit = threading.Timer(self.settings.drain_timeout + GRACE, os._exit, [1])
-        limit.daemon = True
-        limit.start()
+        threading.Thread(target=self._give_up, daemon=True).start()
+
+    def _give_up(self) -> None:
+        """Redis may be away as well, and every wait for it longer than a stop may take."""
+        time.sleep(GRACE)
+        if self.flights:
+            time.sleep(self.settings.drain_timeout)
+        os._exit(1)
 
     def stop(self) -> None:
         """Close the engine, if it was loaded."""
