@@ -41,6 +41,7 @@ GULP = 8  # jobs of one take at most: other replicas are to have some of a burst
 CANCELLED = "The job was cancelled."
 PAUSE = 0.5  # seconds
 WORKER_TTL = 20  # seconds; RQ derives the socket's timeout of 15 s from it
+HUNG = 70  # exit status
 GRACE = 3.0  # seconds beyond the drain
 BATCH_EVERY = 8  # every so many takes the batch lane goes first, so that it never starves
 
@@ -75,6 +76,7 @@ class EngineWorker(SimpleWorker):
         self.room = EngineRoom(load, self.flights, self.outlet, settings.hang_timeout)
         self.draining = threading.Event()
         self._preparation = ThreadPoolExecutor(PREPARATION_THREADS, thread_name_prefix="preparation")
+        self._preparing: set[Flight] = set()
         self._takes = 0
         self._heard: deque[str] = deque(maxlen=1000)  # ids that were to be cancelled, ours or not
 
@@ -260,6 +262,7 @@ class EngineWorker(SimpleWorker):
     def _prepare(self, flight: Flight) -> None:
         if flight.over:
             return flight.land()
+        self._preparing.add(flight)
         try:
             blob = str(self.blobs.path(flight.spec.blob)) if flight.spec.blob else None
             prepared = self.room.engine.prepare(flight.spec, blob)
@@ -268,6 +271,8 @@ class EngineWorker(SimpleWorker):
             flight.land()
         else:
             self.room.add(flight, prepared)
+        finally:
+            self._preparing.discard(flight)
 
     # --- what the other rooms ask for
 
@@ -285,6 +290,9 @@ class EngineWorker(SimpleWorker):
             if now > flight.deadline and not flight.over:
                 limit = f"The job {flight.id} ran past its limit of {flight.spec.timeout:g} s."
                 self.outlet.fail(flight, TimedOut(limit))
+        if any(now > each.deadline + self.settings.hang_timeout for each in list(self._preparing)):
+            log.critical("a preparation hangs; ending the process, since its thread cannot be ended")
+            os._exit(HUNG)
 
     def renew_leases(self, pipeline: Pipeline) -> None:
         now = datetime.now(UTC)

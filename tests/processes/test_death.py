@@ -106,6 +106,13 @@ def test_a_step_that_hangs_ends_the_process(bench: Bench, hang: str) -> None:
     assert worker.wait(15) == 1
 
 
+def test_a_preparation_that_hangs_ends_the_process(bench: Bench) -> None:
+    worker = bench.ready(bench.start_worker(OMINIX_HANG_TIMEOUT="1"))
+    job_id = bench.submit(script='{"prepare_ms": 60000}', timeout=0.3)
+    assert bench.end(job_id).code == "timeout"
+    assert worker.wait(15) == 70
+
+
 def test_an_answer_in_the_stream_is_the_truth_whatever_rq_says(bench: Bench) -> None:
     """A worker that dies between a job's end and its settlement leaves a job that has ended."""
     worker = bench.ready(bench.start_worker())
