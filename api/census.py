@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from shared import keys
 from shared.manifest import Manifest, ModelEntry
-from shared.queues import queue_name
+from shared.queues import queue_key, queue_name
 
 FRESH = 1.0  # seconds
 FULL = 0.8  # of maxmemory: above it nothing is admitted, so that every answer still fits
@@ -66,7 +66,7 @@ class CensusTaker:
 
 
 def _queue(entry: ModelEntry, lane: str) -> str:
-    return f"rq:queue:{queue_name(entry.id, lane)}"
+    return queue_key(queue_name(entry.id, lane))
 
 
 def _count_worker(models: dict[str, ModelState], record: dict[bytes, bytes]) -> None:

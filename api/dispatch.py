@@ -29,7 +29,7 @@ from shared.errors import (
 from shared.events import Done, Event, Failed
 from shared.jobs import JobSpec, new_job_id
 from shared.manifest import Manifest, ModelEntry
-from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_name, restore_job
+from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_key, queue_name, restore_job
 from shared.settings import Settings
 from shared.tasks import tasks
 
@@ -140,7 +140,7 @@ class Dispatch:
             raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
         async with self._redis.pipeline(transaction=False) as pipe:
             for lane in ("interactive", "batch"):
-                pipe.llen(f"rq:queue:{queue_name(entry.id, lane)}")
+                pipe.llen(queue_key(queue_name(entry.id, lane)))
             waiting = sum(await pipe.execute())
         if waiting >= entry.max_waiting:
             seconds = await self._drain_time(entry, waiting)

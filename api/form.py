@@ -76,7 +76,7 @@ class Form:
         """Nothing stays of the file when what is done with it fails, or the client leaves."""
         try:
             yield
-        except BaseException:
+        except BaseException:  # a client that leaves cancels
             if self.blob:
                 self.blob.discard()
             raise

@@ -8,7 +8,7 @@ from shared import keys
 from shared.channel import parse_id
 from shared.errors import NotFound
 from shared.events import Delta, Done, Event, Failed, decode
-from shared.queues import StrictJob, seconds
+from shared.queues import StrictJob, queue_key, seconds
 from shared.tasks import tasks
 
 STATUS = {"queued": "queued", "started": "in_progress", "finished": "completed",
@@ -69,7 +69,7 @@ async def _views(redis: Redis, jobs: list[StrictJob]) -> list[dict]:
     async with redis.pipeline(transaction=False) as pipe:
         for job in jobs:
             pipe.xrevrange(keys.events(job.id), count=1)
-            pipe.lpos(f"rq:queue:{job.origin}", job.id)
+            pipe.lpos(queue_key(job.origin), job.id)
         replies = await pipe.execute() if jobs else []
     return [
         _view(job, _event(last), position)

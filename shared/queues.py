@@ -22,7 +22,7 @@ FIELDS = frozenset(
     "data created_at origin worker_name description enqueued_at started_at ended_at last_heartbeat"
     " timeout result_ttl failure_ttl status success_callback_name failure_callback_name"
     " stopped_callback_name group_id retries_left number_of_retries exc_info result".split()
-) | {"attempt", "deaths", "fingerprint"}
+) | {"attempt", "deaths"}
 EMPTY = frozenset(
     ["success_callback_name", "failure_callback_name", "stopped_callback_name", "group_id", "result"]
 )
@@ -64,6 +64,11 @@ def _check_call(job_id: str, data: bytes) -> None:
 
 def queue_name(model: str, lane: Lane) -> str:
     return model if lane == "interactive" else f"{model}/batch"
+
+
+def queue_key(name: str) -> str:
+    """RQ's list of the ids that wait, for those who need no Queue."""
+    return Queue.redis_queue_namespace_prefix + name
 
 
 def make_queue(name: str, connection: Redis) -> Queue:

@@ -55,7 +55,7 @@ class Live:
             self.start("redis", "redis")
             self.start_api()
             self.start_worker("echo")
-        except BaseException:
+        except BaseException:  # Ctrl-C must not leave processes either
             self.stop()
             raise
         return self

@@ -13,7 +13,7 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from shared import keys
 from shared.blobs import BlobStore
 from shared.connections import connect
-from shared.queues import ForgedJob, StrictJob, make_queue, restore_job
+from shared.queues import ForgedJob, StrictJob, make_queue, queue_key, restore_job
 from shared.settings import Settings
 from workers.settle import settle_execution
 
@@ -47,7 +47,7 @@ class Reaper:
     def sweep(self) -> None:
         """One pass over every queue. Raises RedisError."""
         now = time.monotonic()
-        names = [key.decode().removeprefix("rq:queue:") for key in self._redis.smembers("rq:queues")]
+        names = [key.decode().removeprefix(queue_key("")) for key in self._redis.smembers("rq:queues")]
         if not self._was_away(now):
             for name in names:
                 self._settle_expired(name)
@@ -77,7 +77,7 @@ class Reaper:
     def _put_back(self, names: list[str], now: float) -> None:
         found = {}
         for name in names:
-            for job_id in self._redis.lrange(f"rq:queue:{name}:intermediate", 0, -1):
+            for job_id in self._redis.lrange(make_queue(name, self._redis).intermediate_queue_key, 0, -1):
                 pair = name, job_id.decode()
                 found[pair] = self._taken_since.get(pair, now)
         self._taken_since = found

