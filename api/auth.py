@@ -36,6 +36,18 @@ def check(request: Request) -> None:
     _check_origin(request, settings)
 
 
+def check_file_path(request: Request) -> None:
+    """Whether a request may name a file of this machine, which other sites' pages may not. Raises
+    Forbidden."""
+    origin = request.headers.get("origin")
+    if origin and not request.app.ctx.settings.api_keys and not is_loopback(_origin_host(origin)):
+        raise Forbidden(
+            "Pages of other sites may not use 'file_path'. Set OMINIX_API_KEYS to allow more.",
+            param="file_path",
+            code="forbidden_origin",
+        )
+
+
 def is_loopback(host: str | None) -> bool:
     if host is None:
         return False

@@ -26,7 +26,7 @@ from shared.errors import (
     TimedOut,
     Unavailable,
 )
-from shared.events import Done, Event, Failed
+from shared.events import Delta, Done, Event, Failed
 from shared.jobs import JobSpec, new_job_id
 from shared.manifest import Manifest, ModelEntry
 from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_key, queue_name, restore_job
@@ -79,6 +79,7 @@ class Dispatch:
         *,
         detached: bool,
         blob: str | None = None,
+        path: str | None = None,
         filename: str | None = None,
         idempotency_key: str | None = None,
     ) -> JobSpec:
@@ -96,9 +97,10 @@ class Dispatch:
             params=params,
             created=time.time(),
             timeout=entry.timeout,
-            lane=tasks()[task].lane(request),
+            lane=tasks()[task].lane(request, detached),
             detached=detached or idempotency_key is not None,
             blob=blob,
+            path=path,
             filename=filename,
         )
         if idempotency_key and (older := await self._claim(idempotency_key, spec)):
@@ -181,8 +183,7 @@ class Dispatch:
     async def _claim(self, idempotency_key: str, spec: JobSpec) -> JobSpec | None:
         """Take the key for this job, or return the job that has it."""
         key = _key_of(idempotency_key)
-        asked = msgspec.json.encode([spec.task, spec.model, spec.params], order="deterministic")
-        mine = f"{spec.id} {hashlib.sha256(asked).hexdigest()}"
+        mine = f"{spec.id} {await self._fingerprint(spec)}"
         ttl = self.settings.result_ttl
         for _ in range(50):
             if await self._redis.set(key, mine, nx=True, ex=ttl):
@@ -198,6 +199,12 @@ class Dispatch:
         if await self._redis.eval(TAKE_KEY, 1, key, held, mine, ttl):
             return None
         raise Conflict("Another request with this Idempotency-Key is on its way. Please try again.")
+
+    async def _fingerprint(self, spec: JobSpec) -> str:
+        """Of all that was asked, an upload's bytes included."""
+        digest = await asyncio.to_thread(self.blobs.digest, spec.blob) if spec.blob else None
+        asked = [spec.task, spec.model, spec.params, digest, spec.path, spec.filename]
+        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
 
     async def _release(self, idempotency_key: str, spec: JobSpec) -> None:
         """A request that was refused leaves its key free."""
@@ -227,8 +234,10 @@ class Dispatch:
                 for pair in batch:
                     yield pair
 
-    async def result(self, job_id: str, timeout: float | None = None) -> Done:
-        """Wait for a job's answer. Raises the job's own error, or TimedOut naming the job."""
+    async def result(self, job_id: str, timeout: float | None = None) -> tuple[list[Delta], Done]:
+        """Wait for a job's answer: its end, and the deltas with data before it. Raises the job's own
+        error, or TimedOut naming the job."""
+        said: list[Delta] = []
         try:
             limit = asyncio.timeout(timeout or self.settings.request_timeout)
             async with limit, aclosing(self.events(job_id)) as events:
@@ -236,7 +245,9 @@ class Dispatch:
                     if isinstance(event, Failed):
                         raise event.error()
                     if isinstance(event, Done):
-                        return event
+                        return said, event
+                    if event.data:
+                        said.append(event)
         except TimeoutError:
             raise TimedOut(
                 f"No answer within the time limit. The job goes on: GET /v1/jobs/{job_id}/result, or "

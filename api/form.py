@@ -14,15 +14,31 @@ from shared.errors import BadRequest, PayloadTooLarge
 MAX_PARTS = 1000
 
 
-class Form:
-    """`fields` has text, lists of it for names that end in `[]`; the part `file` goes to a blob.
+class Uploaded:
+    """What may hold an uploaded file."""
+
+    blob: Blob | None = None
+
+    @contextmanager
+    def discarded_on_error(self) -> Iterator[None]:
+        """Nothing stays of the file when what is done with it fails, or the client leaves."""
+        try:
+            yield
+        except BaseException:  # a client that leaves cancels
+            if self.blob:
+                self.blob.discard()
+            raise
+
+
+class Form(Uploaded):
+    """`fields` has text, lists of it for names that end in `[]` or come again; the part `file` goes to
+    a blob.
 
     `field_limit` bounds the bytes of all fields together. Whoever feeds it flushes what is pending.
     """
 
     def __init__(self, boundary: bytes, blobs: BlobStore, field_limit: int) -> None:
         self.fields: dict[str, Any] = {}
-        self.blob: Blob | None = None
         self.filename: str | None = None
         self._blobs = blobs
         self._room = field_limit  # bytes that the fields may still take
@@ -71,26 +87,6 @@ class Form:
         if self.blob:
             await asyncio.to_thread(self.blob.close)
 
-    @contextmanager
-    def discarded_on_error(self) -> Iterator[None]:
-        """Nothing stays of the file when what is done with it fails, or the client leaves."""
-        try:
-            yield
-        except BaseException:  # a client that leaves cancels
-            if self.blob:
-                self.blob.discard()
-            raise
-
-    def file(self) -> Blob:
-        """The uploaded file. Raises BadRequest if there is none or it is empty."""
-        if self.blob is None:
-            raise BadRequest(
-                "Missing required parameter: 'file'.", param="file", code="missing_required_parameter"
-            )
-        if self.blob.size == 0:
-            raise BadRequest("The uploaded file is empty.", param="file", code="invalid_audio")
-        return self.blob
-
     def _begin(self) -> None:
         self._parts += 1
         self._headers = {}
@@ -137,8 +133,9 @@ class Form:
             text = data.decode()
         except UnicodeDecodeError:
             raise BadRequest(f"'{self._name}' is not UTF-8 text.", param=self._name) from None
-        if self._name.endswith("[]"):
-            self.fields.setdefault(self._name, []).append(text)
+        before = self.fields.get(self._name, [])
+        if self._name in self.fields or self._name.endswith("[]"):
+            self.fields[self._name] = [*(before if isinstance(before, list) else [before]), text]
         else:
             self.fields[self._name] = text
 

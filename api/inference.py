@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -12,13 +12,12 @@ from sanic.response import HTTPResponse
 
 from api import sse
 from api.auth import prefers_async
+from api.body import Body, check_recording, read_body
 from api.errors import shutting_down
-from api.form import Form
-from api.uploads import is_form, read_form, read_json
 from shared.errors import BadRequest
 from shared.events import Delta, Done, Failed
 from shared.jobs import JobSpec
-from shared.tasks import tasks
+from shared.tasks import Plain, tasks
 
 MAX_KEY = 255  # characters of an Idempotency-Key
 
@@ -26,10 +25,9 @@ MAX_KEY = 255  # characters of an Idempotency-Key
 async def create(request: Request, task: str) -> HTTPResponse | None:
     """Answer a request of a task's own endpoint: whole, streamed, or with a job."""
     module = tasks()[task]
-    form = await read_form(request) if module.FILE else None
-    raw = form.fields if form else await _json_of(request)
+    body = await read_body(request, module.FILE)
     detached = prefers_async(request)
-    asked, spec = await submit(request, task, raw, form, detached=detached)
+    asked, spec = await submit(request, task, body, detached=detached)
     if detached:
         return await accepted(request, spec, {"preference-applied": "respond-async"})
     if asked.stream:
@@ -37,20 +35,21 @@ async def create(request: Request, task: str) -> HTTPResponse | None:
     return await _whole(request, module, spec)
 
 
-async def submit(
-    request: Request, task: str, raw: Any, form: Form | None, *, detached: bool
-) -> tuple[Any, JobSpec]:
+async def submit(request: Request, task: str, body: Body, *, detached: bool) -> tuple[Any, JobSpec]:
     """Make a job of what was asked. Returns the validated request too. Raises OminixError; an
     uploaded file is then gone."""
-    with form.discarded_on_error() if form else nullcontext():
-        asked = tasks()[task].validate(raw, strict=form is None)
-        blob = form.file() if form else None
+    module = tasks()[task]
+    with body.discarded_on_error():
+        asked = module.validate(body.fields, strict=body.strict)
+        if module.FILE:
+            await check_recording(request, body)
         spec = await request.app.ctx.dispatch.submit(
             task,
             asked,
             detached=detached,
-            blob=blob.key if blob else None,
-            filename=form.filename if form else None,
+            blob=body.blob.key if body.blob else None,
+            path=body.path,
+            filename=body.filename,
             idempotency_key=_idempotency_key(request),
         )
     request.ctx.job_id = spec.id
@@ -66,19 +65,22 @@ async def accepted(
     return HTTPResponse(orjson.dumps(view), 202, headers, "application/json")
 
 
-def answer(module: ModuleType, spec: JobSpec, done: Done) -> HTTPResponse:
-    """The body of a synchronous call."""
-    body = module.body(spec, done)
-    if isinstance(body, str):
-        return HTTPResponse(body, content_type="text/plain; charset=utf-8")
+async def answer(module: ModuleType, spec: JobSpec, said: list[Delta], done: Done) -> HTTPResponse:
+    """The body of a synchronous call, put together in a thread if there is much to it."""
+    if said:
+        body = await asyncio.to_thread(module.body, spec, said, done)
+    else:
+        body = module.body(spec, said, done)
+    if isinstance(body, Plain):
+        return HTTPResponse(body.text, content_type=body.content_type)
     return HTTPResponse(orjson.dumps(body), content_type="application/json")
 
 
 async def _whole(request: Request, module: ModuleType, spec: JobSpec) -> HTTPResponse:
     ctx = request.app.ctx
     with _reading(request, spec), _waiting(request, spec):
-        done = await ctx.dispatch.result(spec.id, ctx.settings.request_timeout)
-    return answer(module, spec, done)
+        said, done = await ctx.dispatch.result(spec.id, ctx.settings.request_timeout)
+    return await answer(module, spec, said, done)
 
 
 async def _stream(request: Request, module: ModuleType, spec: JobSpec) -> None:
@@ -131,12 +133,6 @@ def _waiting(request: Request, spec: JobSpec) -> Iterator[None]:
         raise shutting_down(spec.id) from None
     finally:
         request.app.ctx.waiting.discard(task)
-
-
-async def _json_of(request: Request) -> Any:
-    if is_form(request):
-        raise BadRequest("Send this request as JSON.")
-    return await read_json(request)
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -13,7 +13,7 @@ REF = "#/components/schemas/{name}"
 ERRORS = {
     "400": "A field is wrong; `param` names it",
     "401": "The API key is missing or not known",
-    "403": "Not for this origin",
+    "403": "Not for this origin, or not for this path",
     "404": "No such model",
     "413": "The body is too large",
     "429": "Too many are waiting; see Retry-After",
@@ -37,6 +37,8 @@ ERROR = {
         }
     },
 }
+STRING = {"type": "string"}
+PLAIN = ("text/plain", "application/x-subrip", "text/vtt")  # other formats of a transcript
 HEADERS = (
     ("Prefer", "`respond-async`: answer 202 with a job at once"),
     ("Idempotency-Key", "the same key gives the same job"),
@@ -81,26 +83,44 @@ def _request_name(task: str) -> str:
 
 def _operation(task: str) -> dict[str, Any]:
     module = tasks()[task]
-    schema: dict[str, Any] = {"$ref": REF.format(name=_request_name(task))}
-    if module.FILE:
-        file = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
-        schema = {"allOf": [schema, file | {"required": ["file"]}]}
-    media = "multipart/form-data" if module.FILE else "application/json"
     return {
         "summary": module.__doc__.strip().splitlines()[0],
         "parameters": [_header(*header) for header in HEADERS],
-        "requestBody": {"required": True, "content": {media: {"schema": schema}}},
+        "requestBody": {"required": True, "content": _bodies(task)},
         "responses": {
             "200": {
                 "description": "The answer, or with `stream` its events",
                 "content": {
                     "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": STRING},
+                    **(dict.fromkeys(PLAIN, {"schema": STRING}) if module.FILE else {}),
                 },
             },
             "202": {"description": "A job object, with `Prefer: respond-async`"},
             **error_responses(*ERRORS),
         },
+    }
+
+
+def _bodies(task: str) -> dict[str, Any]:
+    """Media type -> schema of a task's request."""
+    schema = {"$ref": REF.format(name=_request_name(task))}
+    if not tasks()[task].FILE:
+        return {"application/json": {"schema": schema}}
+    return {
+        media: {"schema": {"allOf": [schema, _recording(file)]}}
+        for media, file in (
+            ("multipart/form-data", STRING | {"format": "binary"}),
+            ("application/json", STRING | {"contentEncoding": "base64"}),
+        )
+    }
+
+
+def _recording(file: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"file": file, "file_path": STRING, "filename": STRING},
+        "oneOf": [{"required": ["file"]}, {"required": ["file_path"]}],
     }
 
 

@@ -4,7 +4,8 @@ process never loads MLX."""
 import logging
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -99,6 +100,48 @@ def reaper() -> None:
     from workers.reaper import main
 
     raise typer.Exit(main(settings))
+
+
+@app.command()
+def transcribe(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and patterns.")],
+    format: Annotated[
+        Literal["txt", "srt", "vtt", "json", "verbose_json"], typer.Option(help="Of the results.")
+    ] = "txt",
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="A folder for the results [beside the sources].")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Spoken in them, such as de [as heard].")] = None,
+    model: Annotated[str | None, typer.Option(help="The model [the server's first that can].")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Names and words that will be heard.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="With the time of each word.")] = False,
+    translate: Annotated[bool, typer.Option("--translate", help="Into English; NAME.en.txt.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also what is done already.")] = False,
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8080",
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OMINIX_API_KEY", help="If the server asks for one.")
+    ] = None,
+) -> None:
+    """Transcribe recordings with a server that runs. What is done already is skipped."""
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter("must begin with http:// or https://", param_hint="--url")
+    if words and format != "verbose_json":
+        raise typer.BadParameter("needs --format verbose_json", param_hint="--words")
+    from cli import transcribe as command
+
+    options = command.Options(
+        url=url,
+        format=format,
+        out=out,
+        language=language,
+        model=model,
+        prompt=prompt,
+        words=words,
+        translate=translate,
+        force=force,
+        api_key=api_key,
+    )
+    raise typer.Exit(command.transcribe(paths, options))
 
 
 @models.command("list")

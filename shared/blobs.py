@@ -1,5 +1,6 @@
 """Uploaded bytes, by key, in a folder: they never enter Redis."""
 
+import hashlib
 import os
 import secrets
 import time
@@ -44,6 +45,11 @@ class BlobStore:
         if not key.startswith("blob-") or not key[5:].isalnum():
             raise ValueError(f"{key!r} is not the key of a blob")
         return self._folder / key
+
+    def digest(self, key: str) -> str:
+        """SHA-256 of a blob's bytes, in hexadecimal."""
+        with open(self.path(key), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def delete(self, key: str | None) -> None:
         if key:

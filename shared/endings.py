@@ -63,8 +63,10 @@ if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if last and last[1] == '18446744073709551615-1' then return 'ended' end
 local spoken = last and string.sub(last[1], -2) ~= '-0'
+local goes_on = ARGV[11] == '1'
+if spoken and goes_on then redis.call('HSET', KEYS[2], 'deaths', 0) end
 local deaths = redis.call('HINCRBY', KEYS[2], 'deaths', 1)
-if spoken or deaths >= tonumber(ARGV[9]) then
+if (spoken and not goes_on) or deaths >= tonumber(ARGV[9]) then
   finish(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
   redis.call('XADD', KEYS[6], 'MAXLEN', '~', 10000, '*', 'j', ARGV[1])
   return 'failed'
@@ -77,7 +79,7 @@ return 'requeued'
 """
 )
 
-MAX_DEATHS = 3
+MAX_DEATHS = 4  # a job is run again after three: others may be the killers
 
 
 def finish_running(connection: Any, job: Job, attempt: int, end: End, ttl: int) -> Any:
@@ -96,18 +98,19 @@ def finish_waiting(connection: Any, job: Job, queue_key: str, end: End, ttl: int
 
 def settle_dead(
     connection: Any, job: Job, composite: str, queue_key: str, execution_keys: Sequence[str],
-    end: End, ttl: int, expired_by: float,
+    end: End, ttl: int, expired_by: float, resumes: bool,
 ) -> Any:
     """Requeue or fail a job whose worker has died: b"requeued", b"failed", b"ended", b"gone", or
     b"alive" if its lease was renewed beyond `expired_by` (Unix seconds).
 
     `composite` is RQ's `job_id:execution_id`; `execution_keys` the execution's hash and the job's
-    set of executions. A job that had spoken, or was there at three deaths, fails with `end`.
+    set of executions. A job that had spoken, unless its task `resumes`, and one that was there at
+    MAX_DEATHS without a word in between, fails with `end`.
     """
     every_key = [
         *_keys(job, end), job.started_job_registry.key, queue_key, keys.STARTED, *execution_keys,
     ]
-    extra = [composite, composite.rpartition(":")[2], MAX_DEATHS, expired_by]
+    extra = [composite, composite.rpartition(":")[2], MAX_DEATHS, expired_by, int(resumes)]
     return connection.eval(SETTLE_DEAD, 8, *every_key, *_arguments(job, end, ttl), *extra)
 
 

@@ -12,8 +12,8 @@ Lane = Literal["interactive", "batch"]
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One request, as JSON in the arguments of an RQ job.
 
-    `params` is the task's validated request; `blob` the key of uploaded bytes; `created` is Unix
-    seconds; `timeout` counts from the moment a worker takes the job.
+    `params` is the task's validated request; `blob` the key of uploaded bytes, `path` a file of the
+    worker's machine; `created` is Unix seconds; `timeout` counts from the moment a worker takes the job.
     """
 
     id: str
@@ -25,6 +25,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane = "interactive"
     detached: bool = False  # nobody is waiting on the connection: a client that leaves cancels nothing
     blob: str | None = None
+    path: str | None = None  # a file that stays where it is, below an allowed folder
     filename: str | None = None
 
 

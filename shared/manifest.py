@@ -16,7 +16,11 @@ Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
 Engine = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Meta(ge=1)]
 
-TASKS = {"llm": ("chat",), "asr": ("transcription",), "echo": ("chat", "transcription")}
+TASKS = {
+    "llm": ("chat",),
+    "asr": ("transcription", "translation"),
+    "echo": ("chat", "transcription", "translation"),
+}
 PYPI = re.compile(r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")

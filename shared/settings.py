@@ -39,7 +39,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_conf: Path = shipped("redis.conf")
     cors_origins: str = "*"  # comma-separated
     max_json_mb: Positive = 4
+    max_base64_mb: Positive = 32  # of JSON with audio in it
     max_upload_mb: Positive = 2048
+    audio_folders: str = ""  # comma-separated; requests may name files below them
     result_ttl: Positive = 86_400
     request_timeout: Seconds = 600.0  # a synchronous wait
     keepalive: Seconds = 10.0  # between SSE comments while nothing is said
@@ -61,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def blobs_dir(self) -> Path:
         return self.home / "blobs"
+
+    @property
+    def audio_folder_paths(self) -> list[Path]:
+        return [Path(each.strip()).expanduser() for each in self.audio_folders.split(",") if each.strip()]
 
     @property
     def redis_socket(self) -> Path:

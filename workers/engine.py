@@ -1,11 +1,11 @@
 """The seam between the worker and the models: it imports neither."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from shared.events import Event
+from shared.events import Delta, Event
 from shared.jobs import JobSpec
 
 
@@ -38,8 +38,9 @@ class Engine(Protocol):
 
     slots: int  # how many jobs run at once
 
-    def prepare(self, spec: JobSpec, blob: str | None) -> Prepared:
-        """Validate, tokenise, decode. `blob` is the path of the job's bytes. Raises OminixError."""
+    def prepare(self, spec: JobSpec, file: str | None, said: Sequence[Delta] = ()) -> Prepared:
+        """Validate, tokenise, decode. `file` is the path of the job's bytes; `said` what an earlier
+        attempt has told its readers, for a task that resumes. Raises OminixError."""
 
     def has_room(self, prepared: Prepared) -> bool: ...
 

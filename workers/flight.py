@@ -5,8 +5,10 @@ import time
 
 from rq.executions import Execution
 
+from shared.events import Delta
 from shared.jobs import JobSpec
 from shared.queues import StrictJob
+from shared.tasks import tasks
 
 
 class Slots:
@@ -41,6 +43,8 @@ class Flight:
 
     def __init__(self, job: StrictJob, attempt: int, execution: Execution, slots: Slots) -> None:
         self.job = job
+        self.resumes = tasks()[job.spec.task].RESUMES
+        self.said: list[Delta] = []  # by the attempts before, for a task that resumes
         self.spec: JobSpec = job.spec
         self.attempt = attempt
         self.execution = execution
@@ -59,6 +63,11 @@ class Flight:
         """The id of its next event."""
         self._said += 1
         return f"{self.attempt}-{self._said}"
+
+    def spoke(self) -> None:
+        """A job that resumes may take long in all: its limit is the time from one word to the next."""
+        if self.resumes:
+            self.deadline = time.monotonic() + self.spec.timeout
 
     def land(self) -> None:
         """Give the engine's slot back, once."""

@@ -98,6 +98,7 @@ class Outlet(threading.Thread):
                     self._settle(flight, event, pipeline)
                 else:
                     spoken.append((len(pipeline), flight))
+                    flight.spoke()
                     pipeline.xadd(keys.events(flight.id), {keys.FIELD: encode(event)}, id=flight.next_id())
         if not len(pipeline):
             return

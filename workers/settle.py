@@ -14,6 +14,7 @@ from shared.errors import WorkerDied
 from shared.events import Failed
 from shared.queues import ForgedJob, StrictJob, make_queue, restore_job
 from shared.settings import Settings
+from shared.tasks import tasks
 
 log = logging.getLogger("ominix.settle")
 
@@ -39,8 +40,10 @@ def settle_execution(
         return "gone"
     end = Failed.of(WorkerDied(f"The worker died while it ran job {job.id}. Please send it again."))
     mine = [execution.key, ExecutionRegistry(job.id, redis).key]
+    resumes = tasks()[job.spec.task].RESUMES
     outcome = endings.settle_dead(
-        redis, job, composite, make_queue(job.origin, redis).key, mine, end, settings.result_ttl, expired_by
+        redis, job, composite, make_queue(job.origin, redis).key, mine, end, settings.result_ttl, expired_by,
+        resumes,
     ).decode()
     if outcome == "failed":
         BlobStore(settings.blobs_dir).delete(job.spec.blob)

@@ -25,8 +25,10 @@ from shared import keys
 from shared.blobs import BlobStore
 from shared.channel import STARTED_LENGTH, parse_id
 from shared.errors import Cancelled, TimedOut, WorkerDied
-from shared.events import Done, End
+from shared.events import Delta, Done, End, decode
+from shared.jobs import JobSpec
 from shared.manifest import ModelEntry
+from shared.paths import allowed
 from shared.queues import ForgedJob, StrictJob, make_queue, queue_name, restore_job
 from shared.settings import Settings
 from workers.engine import Engine
@@ -213,7 +215,7 @@ class EngineWorker(SimpleWorker):
         for job, execution, end in registered:
             self.executions[execution.id] = execution
             flight = Flight(job, job.attempt + 1, execution, self.slots)
-            if flight.attempt > 1 and self._fence(flight):
+            if flight.attempt > 1 and not self._fence(flight):
                 end = WorkerDied(f"The worker died while it ran job {flight.id}. Please send it again.")
             flights.append((flight, end))
         return flights
@@ -250,22 +252,22 @@ class EngineWorker(SimpleWorker):
         return Cancelled(CANCELLED) if flight.id in self._heard else None
 
     def _fence(self, flight: Flight) -> bool:
-        """Shut out the attempts before this one. True if one of them had spoken."""
+        """Shut out the attempts before this one, and take over what they have said. False if they had
+        spoken and the task cannot go on from there."""
         events = keys.events(flight.id)
-        last = self.connection.xrevrange(events, count=1)
-        if last and parse_id(last[0][0])[1]:
-            return True
         with contextlib.suppress(ResponseError):  # it is there already
             self.connection.xadd(events, {keys.FIELD: b""}, id=f"{flight.attempt}-0")
-        return False
+        entries = self.connection.xrange(events)
+        spoken = [fields[keys.FIELD] for entry, fields in entries if parse_id(entry)[1]]
+        flight.said = [event for event in map(decode, spoken) if isinstance(event, Delta)]
+        return flight.resumes or not spoken
 
     def _prepare(self, flight: Flight) -> None:
         if flight.over:
             return flight.land()
         self._preparing.add(flight)
         try:
-            blob = str(self.blobs.path(flight.spec.blob)) if flight.spec.blob else None
-            prepared = self.room.engine.prepare(flight.spec, blob)
+            prepared = self.room.engine.prepare(flight.spec, self._file(flight.spec), flight.said)
         except BaseException as error:  # a bad request, a broken engine, a panic: this job's alone
             self.outlet.fail(flight, error)
             flight.land()
@@ -273,6 +275,12 @@ class EngineWorker(SimpleWorker):
             self.room.add(flight, prepared)
         finally:
             self._preparing.discard(flight)
+
+    def _file(self, spec: JobSpec) -> str | None:
+        """Where the bytes of a job are. Raises OminixError for a path that is not (any more) allowed."""
+        if spec.path:
+            return str(allowed(spec.path, self.settings.audio_folder_paths))
+        return str(self.blobs.path(spec.blob)) if spec.blob else None
 
     # --- what the other rooms ask for
 

@@ -63,7 +63,8 @@ async def result(request: Request, job_id: str) -> HTTPResponse:
             f"Wait on GET /v1/jobs/{job_id}/events."
         )
     spec = await dispatch.spec(job_id)
-    return inference.answer(tasks()[spec.task], spec, await dispatch.result(job_id))
+    said, done = await dispatch.result(job_id)
+    return await inference.answer(tasks()[spec.task], spec, said, done)
 
 
 async def _view(request: Request, job_id: str) -> dict:

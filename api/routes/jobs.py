@@ -8,8 +8,9 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
 from api import inference
+from api.body import Body, from_json, read_form_body
 from api.openapi import error_responses
-from api.uploads import is_form, read_form, read_json
+from api.uploads import is_form, read_json
 from shared.errors import BadRequest
 from shared.tasks import by_endpoint, tasks
 from shared.validation import not_supported, validate
@@ -19,7 +20,7 @@ PATHS = {
     "/v1/jobs": {
         "post": {
             "summary": "Queue a request and answer at once",
-            "description": "As JSON `endpoint` and `body`; for an endpoint that takes a `file`, as "
+            "description": "As JSON `endpoint` and `body`; for an endpoint that takes a `file` also as "
             "multipart/form-data with `endpoint`, `file` and the endpoint's own fields.",
             "requestBody": {
                 "required": True,
@@ -84,26 +85,21 @@ async def index(request: Request) -> HTTPResponse:
 
 
 async def _create_from_json(request: Request) -> HTTPResponse:
-    asked = validate(await read_json(request), Submission, UNSUPPORTED)
+    asked = validate(await read_json(request, audio_at=("body", "file")), Submission, UNSUPPORTED)
     task = _task(asked.endpoint)
-    if tasks()[task].FILE:
-        raise BadRequest(
-            f"Jobs for {asked.endpoint} are sent as multipart/form-data, with 'endpoint' and 'file'.",
-            param="file",
-            code="missing_required_parameter",
-        )
-    _, spec = await inference.submit(request, task, asked.body, None, detached=True)
+    body = await from_json(request, asked.body) if tasks()[task].FILE else Body(asked.body)
+    _, spec = await inference.submit(request, task, body, detached=True)
     return await inference.accepted(request, spec)
 
 
 async def _create_from_form(request: Request) -> HTTPResponse:
-    form = await read_form(request)
-    with form.discarded_on_error():
-        validate({"body": {}} | form.fields, Submission, UNSUPPORTED)
-        task = _task(form.fields.pop("endpoint"))
+    body = await read_form_body(request)
+    with body.discarded_on_error():
+        validate({"body": {}} | body.fields, Submission, UNSUPPORTED)
+        task = _task(body.fields.pop("endpoint"))
         if not tasks()[task].FILE:
             raise BadRequest(f"Jobs for {tasks()[task].ENDPOINT} are sent as JSON.", param="endpoint")
-    _, spec = await inference.submit(request, task, form.fields, form, detached=True)
+    _, spec = await inference.submit(request, task, body, detached=True)
     return await inference.accepted(request, spec)
 
 

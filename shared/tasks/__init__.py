@@ -4,8 +4,10 @@ ENDPOINT      the path of the OpenAI endpoint, such as "/v1/chat/completions"
 FILE          whether a request carries an uploaded file
 Request       the msgspec struct of a request; it has at least `model` and `stream`
 validate(raw, strict=True) -> Request            raises BadRequest naming the field
-lane(request) -> Lane
-body(spec, done) -> dict | str                   the answer of the synchronous call
+lane(request, detached) -> Lane                  `detached`: nobody waits on a connection
+RESUMES       whether a job that has spoken can go on in another worker
+body(spec, said, done) -> dict | Plain           the answer of the synchronous call; `said` are the
+                                                 deltas with data
 Stream(spec)  .delta(Delta) and .done(Done) -> list of JSON objects, the frames of a streamed answer
 STREAM_END    what closes a streamed answer, such as "[DONE]", or None
 """
@@ -14,6 +16,14 @@ import importlib
 import pkgutil
 from functools import cache
 from types import ModuleType
+from typing import NamedTuple
+
+
+class Plain(NamedTuple):
+    """An answer that is not JSON."""
+
+    text: str
+    content_type: str
 
 
 @cache

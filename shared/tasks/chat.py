@@ -13,6 +13,7 @@ from shared.validation import validate as convert
 
 ENDPOINT = "/v1/chat/completions"
 FILE = False
+RESUMES = False
 STREAM_END = "[DONE]"
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -116,11 +117,11 @@ def _check_message(message: Message, raw: dict, where: str) -> None:
         )
 
 
-def lane(request: Request) -> Lane:
+def lane(request: Request, detached: bool) -> Lane:
     return "batch" if request.service_tier == "flex" else "interactive"
 
 
-def body(spec: JobSpec, done: Done) -> dict:
+def body(spec: JobSpec, said: list[Delta], done: Done) -> dict:
     message = {"role": "assistant", "content": done.result["text"], "refusal": None}
     choice = {
         "index": 0,

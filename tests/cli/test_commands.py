@@ -25,14 +25,15 @@ def ominix(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedP
 
 def test_help_names_every_command(tmp_path: Path):
     said = ominix("--help", home=tmp_path).stdout
-    for command in ("serve", "redis", "api", "worker", "reaper", "models"):
+    for command in ("serve", "redis", "api", "worker", "reaper", "transcribe", "models"):
         assert f"\n  {command} " in said
 
 
 def test_help_imports_nothing_heavy():
     code = (
         "import sys, cli.commands\n"
-        "heavy = {'mlx', 'redis', 'rq', 'sanic', 'rich', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "heavy = {'mlx', 'redis', 'rq', 'sanic', 'rich', 'numpy', 'httpx2', 'huggingface_hub'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
@@ -58,8 +59,8 @@ def test_models_are_listed_with_their_tasks_and_extra_ones_too(tmp_path: Path):
     )
     rows = [line.split() for line in said.stdout.splitlines()[1:]]
     assert rows == [
-        ["echo", "chat,", "transcription", "echo", "needs", "nothing"],
-        ["some-whisper", "transcription", "hf:org/some-whisper", "-"],
+        ["echo", "chat,", "transcription,", "translation", "echo", "needs", "nothing"],
+        ["some-whisper", "transcription,", "translation", "hf:org/some-whisper", "-"],
     ]
 
 

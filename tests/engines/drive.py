@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from shared.events import Delta, Done, Event
@@ -35,9 +36,9 @@ class Drive:
         self.errors: dict[str, Exception] = {}
         self.running: list[str] = []
 
-    def add(self, *specs: JobSpec, blob: str | None = None) -> None:
+    def add(self, *specs: JobSpec, blob: str | None = None, said: Sequence[Delta] = ()) -> None:
         for each in specs:
-            prepared = self.engine.prepare(each, blob)
+            prepared = self.engine.prepare(each, blob, said)
             assert self.engine.has_room(prepared)
             self.engine.add(prepared)
             self.running.append(each.id)

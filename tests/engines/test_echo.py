@@ -11,6 +11,7 @@ import pytest
 from shared.errors import BadRequest
 from shared.events import Delta
 from shared.manifest import ModelEntry
+from shared.transcript import passages
 from tests.engines.drive import Drive, answer, chat, spec
 from workers.engine import Engine
 from workers.engines import echo
@@ -143,7 +144,9 @@ def test_a_transcription_says_the_size_and_the_hash_of_the_file(echo_engine: Eng
 
     digest = hashlib.sha256(b"x" * 48_000).hexdigest()
     assert drive.text(job).replace(" ", "") == f"48000bytesof{digest}"
-    assert drive.done(job).result == {"text": drive.text(job), "language": "de", "duration": 1.5}
+    result = drive.done(job).result
+    assert (result["language"], result["duration"], result["chunks"]) == ("de", 1.5, 19)
+    assert [each.text for each in passages(drive.events[job.id][:-1])] == drive.text(job).split()
     assert drive.done(job).usage == {"type": "duration", "seconds": 2}
     progress = [event.progress for event in drive.events[job.id] if isinstance(event, Delta)]
     assert progress == sorted(progress) and progress[-1] == 1
@@ -156,6 +159,21 @@ def test_a_transcription_is_scripted_by_its_prompt(echo_engine: Engine, tmp_path
     drive.add(job, blob=str(file))
     drive.run()
     assert drive.text(job) == "1 bytes"
+
+
+def test_a_transcription_goes_on_behind_what_was_said_before(echo_engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"x")
+    job, drive = spec("transcription"), Drive(echo_engine)
+    drive.add(job, blob=str(file))
+    drive.run()
+    whole = drive.events[job.id][:-1]
+
+    again = Drive(echo_engine)
+    again.add(job, blob=str(file), said=whole[:5])
+    again.run()
+
+    assert again.events[job.id][:-1] == whole[5:]
 
 
 def test_a_transcription_of_an_empty_file_is_refused(echo_engine: Engine, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_the_engine_follows_from_the_config_once_it_is_there(hub, tmp_path):
     assert weights.settle(entry, tmp_path) == entry
     weights.ensure(entry, tmp_path)
     settled = weights.settle(entry, tmp_path)
-    assert (settled.engine, settled.tasks) == ("asr", ("transcription",))
+    assert (settled.engine, settled.tasks) == ("asr", ("transcription", "translation"))
 
 
 def test_an_interrupted_download_is_never_loaded_and_goes_on(hub, tmp_path, monkeypatch):

@@ -87,31 +87,6 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
         client.models.retrieve("nope")
 
 
-def test_a_transcription(client: OpenAI) -> None:
-    answer = client.audio.transcriptions.create(model="echo", file=("a.wav", b"x" * 64_000))
-    assert answer.text.startswith("64000 bytes of")
-    assert answer.usage.seconds == 2
-
-
-def test_a_transcription_as_text(client: OpenAI) -> None:
-    answer = client.audio.transcriptions.create(model="echo", file=b"x", response_format="text")
-    assert answer.startswith("1 bytes of")
-
-
-def test_a_streamed_transcription(client: OpenAI) -> None:
-    events = list(client.audio.transcriptions.create(model="echo", file=b"x", stream=True))
-    deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
-
-    assert events[-1].type == "transcript.text.done"
-    assert "".join(deltas) == events[-1].text
-
-
-def test_what_a_transcription_cannot_do_yet_is_refused(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
-        client.audio.transcriptions.create(model="echo", file=b"x", response_format="srt")
-    assert raised.value.param == "response_format"
-
-
 def test_the_raw_answer_has_the_ids(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model="echo", messages=MESSAGES, extra_headers={"x-request-id": "trace-1"}

@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from redis import Redis
 
 from shared import keys
+from shared.blobs import BlobStore
 from shared.channel import END
 from shared.connections import connect
 from shared.events import Event, decode
@@ -49,13 +51,16 @@ class Bench:
         self.workers: list[subprocess.Popen] = []
         self._numbers = itertools.count(1)
 
-    def start_worker(self, *, code: str | None = None, **environ: str) -> subprocess.Popen:
-        """A worker of the echo model; `code` runs first in its process."""
+    def start_worker(
+        self, *, code: str | None = None, log: IO[bytes] | None = None, **environ: str
+    ) -> subprocess.Popen:
+        """A worker of the echo model; `code` runs first in its process, and its words go to `log`."""
         name = f"echo-{next(self._numbers)}"
         program = f"{code or ''}\nfrom cli.__main__ import main; raise SystemExit(main())"
         worker = subprocess.Popen(
             [sys.executable, "-c", program, "worker", "echo"],
             env={**os.environ, **self.environ(), "OMINIX_WORKER_NAME": name, **environ},
+            stderr=log,
         )
         worker.name = name
         self.workers.append(worker)
@@ -83,7 +88,19 @@ class Bench:
             "messages": [{"role": "user", "content": text}],
             "metadata": {"echo": script},
         }
-        spec = JobSpec(id=new_job_id(), params=params, created=time.time(), **fields)
+        return self.enqueue(JobSpec(id=new_job_id(), params=params, created=time.time(), **fields))
+
+    def transcribe(self, audio: bytes, script: str = "{}", **fields: object) -> str:
+        """Queue the transcription of a file with these bytes."""
+        blob = BlobStore(self.settings.blobs_dir).create()
+        blob.write(audio)
+        blob.close()
+        fields = {"task": "transcription", "model": "echo", "timeout": 60.0} | fields
+        params = {"model": "echo", "prompt": f"echo:{script}"}
+        spec = JobSpec(id=new_job_id(), params=params, created=time.time(), blob=blob.key, **fields)
+        return self.enqueue(spec)
+
+    def enqueue(self, spec: JobSpec) -> str:
         queue = make_queue(queue_name("echo", spec.lane), self.redis)
         queue.enqueue_job(make_job(spec, self.settings.result_ttl, self.redis))
         self.redis.zadd(keys.JOBS, {spec.id: spec.created})

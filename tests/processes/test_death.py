@@ -90,9 +90,9 @@ def test_a_worker_that_slept_through_its_lease_says_nothing_more(bench: Bench) -
     assert bench.redis.hget(StrictJob.key_for(job_id), "attempt") == b"3"
 
 
-def test_a_job_that_was_there_at_three_deaths_fails(bench: Bench) -> None:
+def test_a_job_that_was_there_at_four_deaths_fails(bench: Bench) -> None:
     job_id = bench.submit(script='{"prepare_ms": 60000}')
-    for _ in range(3):
+    for _ in range(4):
         worker = bench.start_worker()
         until(lambda: bench.status(job_id) == "started")
         kill(bench, worker)

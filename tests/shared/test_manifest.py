@@ -59,7 +59,7 @@ def test_an_unknown_model_is_not_found_and_the_message_lists_what_there_is(tmp_p
 
 def test_tasks_follow_from_the_engine(tmp_path):
     entry = manifest(tmp_path, ECHO).entries[0]
-    assert entry.tasks == ("chat", "transcription")
+    assert entry.tasks == ("chat", "transcription", "translation")
     assert entry.model_type == "llm"
 
 

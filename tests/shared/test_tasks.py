@@ -7,7 +7,7 @@ import pytest
 from shared.errors import BadRequest
 from shared.events import Delta, Done
 from shared.jobs import JobSpec
-from shared.tasks import by_endpoint, chat, transcription
+from shared.tasks import by_endpoint, chat
 
 GOOD = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -23,7 +23,11 @@ def refusal(**fields: object) -> BadRequest:
 
 
 def test_every_task_is_found_by_its_endpoint() -> None:
-    assert by_endpoint() == {"/v1/chat/completions": "chat", "/v1/audio/transcriptions": "transcription"}
+    assert by_endpoint() == {
+        "/v1/chat/completions": "chat",
+        "/v1/audio/transcriptions": "transcription",
+        "/v1/audio/translations": "translation",
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,15 +79,10 @@ def test_unknown_fields_are_ignored_as_openai_does() -> None:
     assert chat.validate(GOOD | {"x_new_field": 1}).model == "m"
 
 
-def test_a_form_s_strings_become_numbers_and_flags() -> None:
-    request = transcription.validate({"model": "m", "temperature": "0.5", "stream": "true"})
-    assert (request.temperature, request.stream) == (0.5, True)
-
-
 def test_the_whole_answer_and_the_streamed_one_say_the_same() -> None:
     done = Done({"text": "ab", "finish_reason": "stop"}, {"total_tokens": 3})
     asked = spec(stream_options={"include_usage": True})
-    whole = chat.body(asked, done)
+    whole = chat.body(asked, [], done)
     stream = chat.Stream(asked)
     chunks = [*stream.delta(Delta("a")), *stream.delta(Delta("b")), *stream.done(done)]
     text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])
@@ -92,9 +91,3 @@ def test_the_whole_answer_and_the_streamed_one_say_the_same() -> None:
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["usage"] == whole["usage"] and chunks[-1]["choices"] == []
     assert {chunk["id"] for chunk in chunks} == {whole["id"]}
-
-
-def test_a_transcription_is_text_or_json() -> None:
-    done = Done({"text": "hello"}, {"type": "duration", "seconds": 2})
-    assert transcription.body(spec("transcription", response_format="text"), done) == "hello\n"
-    assert transcription.body(spec("transcription"), done)["text"] == "hello"

@@ -45,6 +45,7 @@ class System:
     def __init__(self, home: Path, models: str) -> None:
         (home / "models.toml").write_text(models)
         self.output = home / "output"
+        self.blobs = home / "blobs"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
         ours = {"OMINIX_HOME": f"{home}", "OMINIX_MODELS_FILE": f"{home}/models.toml", "OMINIX_PORT": "0"}
         with self.output.open("wb") as file:

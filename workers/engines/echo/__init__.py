@@ -1,7 +1,8 @@
 """Echo: an engine without a model, for trying, testing and measuring everything around one.
 
 A chat answer repeats the last user message, one word a token, within `max_tokens` and before any
-stop string. A transcription says the size and the SHA-256 of the file. One step advances every job
+stop string. A transcription says the size and the SHA-256 of the file, one word a passage, and goes on
+where an earlier attempt stopped. One step advances every job
 by one word and takes `step_ms`, however many jobs there are.
 
 The manifest's `options` and each request script it (`script.py` has the fields): a chat request in
@@ -12,12 +13,12 @@ prompt, `echo:{"tokens": 64}`. A script can end the process: don't serve this en
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from shared.events import Event
+from shared.events import Delta, Event
 from shared.jobs import JobSpec
 from shared.manifest import ModelEntry
 from workers.engine import Output, Prepared
@@ -25,6 +26,7 @@ from workers.engines.echo import jobs
 from workers.engines.echo.jobs import Job
 from workers.engines.echo.pace import Pace, hang
 from workers.engines.echo.script import Fault, Options
+from workers.transcript import log_heard
 
 
 def load(entry: ModelEntry, path: Path | None = None) -> "EchoEngine":
@@ -45,8 +47,8 @@ class EchoEngine:
         self._running: dict[str, Job] = {}
         self._voices: dict[str, jobs.Chat | jobs.Speech] = {}
 
-    def prepare(self, spec: JobSpec, blob: str | None) -> Prepared:
-        job = jobs.prepare(spec, blob, self._options, self._context_length)
+    def prepare(self, spec: JobSpec, file: str | None, said: Sequence[Delta] = ()) -> Prepared:
+        job = jobs.prepare(spec, file, said, self._options, self._context_length)
         return Prepared(spec, job, len(job.words))
 
     def has_room(self, prepared: Prepared) -> bool:
@@ -65,7 +67,7 @@ class EchoEngine:
         if not self._running:
             return []
         self._pace.wait()
-        outputs = [(job_id, _advance(job)) for job_id, job in self._running.items()]
+        outputs = [(job_id, _advance(job_id, job)) for job_id, job in self._running.items()]
         for job_id, output in outputs:
             if output.last or output.error:
                 del self._running[job_id]
@@ -85,7 +87,7 @@ class EchoEngine:
         self._running.clear()
 
 
-def _advance(job: Job) -> Output:
+def _advance(job_id: str, job: Job) -> Output:
     script, step = job.script, job.said + 1
     if script.raise_in == "step":
         raise Fault("the script raises in step")
@@ -95,4 +97,6 @@ def _advance(job: Job) -> Output:
         hang(script.hang_ms / 1000, script.hang == "gil")
     if script.fail_at == step:
         return Output(error=Fault(f"the script fails at step {step}"))
+    if isinstance(job.voice, jobs.Speech) and job.said < len(job.words):
+        log_heard(job_id, job.said)
     return job.next()

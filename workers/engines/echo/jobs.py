@@ -1,26 +1,28 @@
 """What the echo engine says, word by word: one word is one token."""
 
 import hashlib
-import math
 import os
 import re
 import time
-from collections.abc import Iterable
-from itertools import cycle, islice
+from collections.abc import Iterable, Sequence
+from itertools import count, cycle, islice
 
 import msgspec
 
 from shared.errors import BadRequest
-from shared.events import Delta, Done, Event
+from shared.events import Delta, Event
 from shared.jobs import JobSpec
-from shared.tasks import chat, transcription
+from shared.tasks import chat
+from shared.transcript import Passage, Segment, TokenLogprob, Word
 from workers.answer import Answer, token_budget
 from workers.engine import Output
 from workers.engines.echo.script import Fault, Options, Script, script_of
+from workers.transcript import Ended, Transcript
 
 WORD = re.compile(r"\s*\S+")
 BYTES_PER_SECOND = 32_000  # a file counts as 16 kHz mono of 16 bits
 CONTEXT_LENGTH = 131_072
+SPEECH = ("transcription", "translation")
 
 
 class Job(msgspec.Struct):
@@ -57,33 +59,46 @@ class Chat:
 
 
 class Speech:
-    """Renders the words of a transcription."""
+    """Renders the words of a transcription: each is a passage of its own, of equal length."""
 
-    def __init__(self, words: int, language: str, seconds: float) -> None:
-        self._words, self._language, self._seconds = words, language, seconds
-        self._text = ""
-        self._said = 0
+    def __init__(self, words: int, language: str, seconds: float, said: Sequence[Delta]) -> None:
+        self._length = seconds / words
+        self._ended = Ended(seconds, language)
+        self._transcript = Transcript(seconds, said)
+        self._next = self.heard
+
+    @property
+    def heard(self) -> int:
+        """How many words an earlier attempt has said."""
+        return next(index for index in count() if index not in self._transcript)
 
     def render(self, outputs: Iterable[Output]) -> list[Event]:
-        outputs = list(outputs)
-        text = "".join(output.payload for output in outputs)
-        self._text += text
-        self._said += len(outputs)
-        said: list[Event] = [Delta(text, progress=self._said / self._words)] if text else []
-        if outputs and outputs[-1].last:
-            result = {"text": self._text, "language": self._language, "duration": self._seconds}
-            said.append(Done(result, {"type": "duration", "seconds": math.ceil(self._seconds)}))
-        return said
+        events: list[Event] = []
+        for output in outputs:
+            if output.payload:
+                events.append(self._transcript.hear(self._passage(output.payload.strip())))
+            if output.last:
+                events.append(self._transcript.end(self._ended))
+        return events
+
+    def _passage(self, word: str) -> Passage:
+        index, self._next = self._next, self._next + 1
+        start, end = index * self._length, (index + 1) * self._length
+        segment = Segment(start, end, word, words=[Word(word, start, end, 1.0)])
+        token = TokenLogprob(word, list(word.encode()), 0.0)
+        return Passage(index, start, end, word, segments=[segment], logprobs=[token])
 
 
-def prepare(spec: JobSpec, blob: str | None, options: Options, context_length: int | None) -> Job:
+def prepare(
+    spec: JobSpec, file: str | None, said: Sequence[Delta], options: Options, context_length: int | None
+) -> Job:
     """Raises BadRequest, or the Fault that was asked for."""
     script = script_of(spec, options)
     time.sleep(script.prepare_ms / 1000)
     if script.raise_in == "prepare":
         raise Fault("the script raises in prepare")
-    if spec.task == "transcription":
-        return _transcription(spec, blob, script)
+    if spec.task in SPEECH:
+        return _transcription(spec, file, said, script)
     return _chat(spec, script, context_length or CONTEXT_LENGTH)
 
 
@@ -98,16 +113,16 @@ def _chat(spec: JobSpec, script: Script, context_length: int) -> Job:
     return Job(script, words[:budget], finish_reason, voice)
 
 
-def _transcription(spec: JobSpec, blob: str | None, script: Script) -> Job:
-    request = msgspec.convert(spec.params, transcription.Request)
-    if blob is None or not (size := os.path.getsize(blob)):
+def _transcription(spec: JobSpec, file: str | None, said: Sequence[Delta], script: Script) -> Job:
+    if file is None or not (size := os.path.getsize(file)):
         raise BadRequest("The file is empty.", param="file", code="invalid_audio")
-    with open(blob, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open(file, "rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
     groups = " ".join(digest[at : at + 4] for at in range(0, 64, 4))
     words = _repeat(WORD.findall(f"{size} bytes of {groups}"), script.tokens)
-    voice = Speech(max(len(words), 1), request.language or "en", size / BYTES_PER_SECOND)
-    return Job(script, words, "stop", voice)
+    language = (spec.params.get("language") or "english").lower()
+    voice = Speech(max(len(words), 1), language, size / BYTES_PER_SECOND, said)
+    return Job(script, words, "stop", voice, said=voice.heard)
 
 
 def _text(message: chat.Message) -> str:

@@ -1,6 +1,6 @@
 """The engine: many chats in one continuous batch of mlx-lm's BatchGenerator."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -8,7 +8,7 @@ import msgspec
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from shared.errors import EngineError
-from shared.events import Event
+from shared.events import Delta, Event
 from shared.jobs import JobSpec
 from shared.tasks.chat import Request
 from workers.answer import token_budget
@@ -80,7 +80,7 @@ class LlmEngine:
         self._rows: dict[int, Row] = {}
         self._uids: dict[str, int] = {}
 
-    def prepare(self, spec: JobSpec, blob: str | None) -> Prepared:
+    def prepare(self, spec: JobSpec, file: str | None, said: Sequence[Delta] = ()) -> Prepared:
         request = msgspec.convert(spec.params, Request)
         tokens = self._template.tokens(request)
         chat = Chat(
