@@ -27,7 +27,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.events import Delta, Done, Event, Failed
-from shared.jobs import JobSpec, new_job_id
+from shared.jobs import LANES, JobSpec, new_job_id
 from shared.manifest import Manifest, ModelEntry
 from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_key, queue_name, restore_job
 from shared.settings import Settings
@@ -141,7 +141,7 @@ class Dispatch:
         if census.memory_full:
             raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
         async with self._redis.pipeline(transaction=False) as pipe:
-            for lane in ("interactive", "batch"):
+            for lane in LANES:
                 pipe.llen(queue_key(queue_name(entry.id, lane)))
             waiting = sum(await pipe.execute())
         if waiting >= entry.max_waiting:
@@ -153,9 +153,11 @@ class Dispatch:
 
     async def _drain_time(self, entry: ModelEntry, waiting: int) -> int:
         """Seconds until a tenth of the line has gone, from what was finished in the last minute."""
-        registry = f"rq:finished:{queue_name(entry.id, 'interactive')}"
         expiry = time.time() + self.settings.result_ttl
-        finished = await self._redis.zcount(registry, expiry - 60, "+inf")
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for lane in LANES:
+                pipe.zcount(f"rq:finished:{queue_name(entry.id, lane)}", expiry - 60, "+inf")
+            finished = sum(await pipe.execute())
         return max(1, min(60, round(waiting / 10 / max(finished / 60, 0.1))))
 
     async def _enqueue(self, spec: JobSpec) -> None:

@@ -2,11 +2,12 @@
 
 import secrets
 import time
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 Lane = Literal["interactive", "batch"]
+LANES: tuple[Lane, ...] = get_args(Lane)
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,12 +54,11 @@ class Job:
         self.asked = task.asked
         self.recording = task.recording
         self.transcript = task.transcript
-        self.urgent = prepared.spec.lane == "interactive"
         self.order = order
         self.running: dict[int, tuple[float, float]] = {}  # chunk -> seconds of the recording
         self.languages: Counter[str] = Counter()  # characters heard in each
         every = chunks(task.recording.blocks(), longest, task.strategy)
-        self.feed = Feed(self._missing(every), self.urgent, task.recording.close)
+        self.feed = Feed(self._missing(every), task.asked.urgent, task.recording.close)
 
     def _missing(self, every: Iterator[Chunk]) -> Iterator[Chunk]:
         """Chunks that no earlier attempt has heard. Cutting is deterministic: the numbers agree."""
@@ -161,8 +160,8 @@ class AsrEngine:
     def _next(self) -> Job | None:
         """Whose chunk is next: of the jobs that may begin one, one of those with the fewest running."""
         rows, running = self._recognizer.rows, self._running
-        urgent = [job for job in self._jobs.values() if job.urgent]
-        batch = [job for job in self._jobs.values() if not job.urgent]
+        urgent = [job for job in self._jobs.values() if job.asked.urgent]
+        batch = [job for job in self._jobs.values() if not job.asked.urgent]
         ready = [job for job in urgent if job.feed.ready] if running < rows + EXTRA else []
         if not ready and running < rows and (not urgent or not any(job.running for job in batch)):
             ready = [job for job in batch if job.feed.ready]
@@ -208,6 +207,7 @@ def asked_of(spec: JobSpec) -> Asked:
         times=params.get("response_format") in ("srt", "vtt"),
         words="word" in (params.get("timestamp_granularities") or ()),
         logprobs="logprobs" in (params.get("include") or ()),
+        urgent=spec.lane == "interactive",
     )
 
 

@@ -66,7 +66,9 @@ class OneByOneRecognizer:
     def step(self) -> list[tuple[Key, Hearing | Exception]]:
         if not self._waiting:
             return []
-        key, samples, asked = self._waiting.popleft()
+        chunk = next((each for each in self._waiting if each[2].urgent), self._waiting[0])
+        key, samples, asked = chunk
+        self.abort(key)
         try:
             return [(key, self._hear(samples, asked))]
         except Exception as error:  # whatever a chunk makes the model raise costs this chunk alone

@@ -82,7 +82,9 @@ class Qwen3Recognizer:
         results: Results = []
         running = self._batch.launch()  # the device computes while Python prepares the next prompt
         if self._waiting:
-            self._alone(self._waiting.popleft(), self._begin, results)
+            row = next((row for row in self._waiting if row.asked.urgent), self._waiting[0])
+            self._waiting.remove(row)
+            self._alone(row, self._begin, results)
         if running:
             self._batch.read(running)
             ended = [row for row in running if self._ended(row)]

@@ -15,7 +15,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks of its chunks.
 
     `language` is an ISO 639 code, None leaves it to the model; `times` asks for segments that can be
-    subtitles, `words` for the times of words, `logprobs` for those of tokens.
+    subtitles, `words` for the times of words, `logprobs` for those of tokens; what is `urgent` goes first.
     """
 
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -25,6 +25,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     times: bool = False
     words: bool = False
     logprobs: bool = False
+    urgent: bool = False
 
 
 class Hearing(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
 
 from shared.errors import BadRequest
 from shared.transcript import Segment, TokenLogprob, Word
+from workers import memory
 from workers.engines.asr.fallback import ladder
 from workers.engines.asr.languages import not_spoken
 from workers.engines.asr.recognizer import Asked, Hearing, Key
@@ -30,9 +31,10 @@ from workers.engines.asr.whisper.windows import TOO_HOT, Quality, Span, cut, end
 from workers.engines.asr.whisper.words import align
 
 FRAME = HOP_LENGTH / SAMPLE_RATE  # seconds
+PATIENCE = 100  # steps between two windows that are not urgent, while urgent chunks are heard
 
 
-class Listening(msgspec.Struct):
+class Listening(msgspec.Struct, eq=False):
     """A chunk that is being heard."""
 
     key: Key
@@ -74,6 +76,9 @@ class WhisperRecognizer:
         self._running: dict[Key, Listening] = {}
         self._unheard: list[Listening] = []  # whose next window has not been encoded
         self._over: list[tuple[Key, Hearing | Exception]] = []
+        self._steps = 0
+        self._yielded = 0  # the last step in which a window was encoded that was not urgent
+        self._at_once = rows if memory.compact() else 1  # a CPU takes a second for each
 
     def check(self, asked: Asked) -> None:
         if asked.task == "translate" and not self._model.is_multilingual:
@@ -93,6 +98,7 @@ class WhisperRecognizer:
         self._unheard.append(chunk)
 
     def step(self) -> list[tuple[Key, Hearing | Exception]]:
+        self._steps += 1
         self._encode()
         for key, decoded in self._decoder.step():
             self._guarded(self._running[key], lambda chunk, decoded=decoded: self._after(chunk, decoded))
@@ -113,12 +119,15 @@ class WhisperRecognizer:
             self._over.append((chunk.key, error))
 
     def _encode(self) -> None:
-        """The features of every window that waits for them, in one batch."""
-        for chunk in self._unheard:
+        """The features of the windows that are due, in one batch."""
+        for chunk in self._due():
             self._guarded(chunk, self._listen)
-        chunks, self._unheard = self._unheard, []
+        chunks = self._due()
         if not chunks:
             return
+        self._unheard = [chunk for chunk in self._unheard if chunk not in chunks]
+        if not chunks[0].asked.urgent:
+            self._yielded = self._steps
         windows = [
             pad_or_trim(each.mel[each.seek : each.seek + each.size], N_FRAMES, axis=-2) for each in chunks
         ]
@@ -127,6 +136,16 @@ class WhisperRecognizer:
         for chunk, own in zip(chunks, features, strict=True):
             chunk.features = own
             self._guarded(chunk, self._open)
+
+    def _due(self) -> list[Listening]:
+        """Which windows are next: those of urgent chunks, and while one of these is heard, of others one
+        now and then."""
+        due = [chunk for chunk in self._unheard if chunk.asked.urgent]
+        if due:
+            return due[: self._at_once]
+        if not any(chunk.asked.urgent for chunk in self._running.values()):
+            return self._unheard[: self._at_once]
+        return self._unheard[: self._steps - self._yielded > PATIENCE]
 
     def _listen(self, chunk: Listening) -> None:
         """The chunk's spectrogram, once."""
