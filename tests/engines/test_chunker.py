@@ -90,8 +90,8 @@ def test_a_clip_alone_is_one_chunk(clips: list[np.ndarray], number: int) -> None
     assert len(chunk.samples) > 0.75 * len(clips[number])
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.1, 0.3, 1.0, 2.5, 3.9, 4.5, 10.0])
-@pytest.mark.parametrize("longest", [30.0, 12.0, 5.0])
+@pytest.mark.parametrize("pause", [0.0, 0.3, 3.9, 4.5])
+@pytest.mark.parametrize("longest", [30.0, 5.0])
 def test_no_speech_is_lost_or_doubled_whatever_the_pauses(
     clips: list[np.ndarray], pause: float, longest: float
 ) -> None:
@@ -101,7 +101,7 @@ def test_no_speech_is_lost_or_doubled_whatever_the_pauses(
     assert lost(recording, found) == []
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 40))])
 def test_speech_at_random_places_is_found_and_kept(clips: list[np.ndarray], seed: int) -> None:
     draw = random.Random(seed)
     some = [clip[draw.randrange(RATE) : len(clip) - draw.randrange(RATE)] for clip in clips * 2]
@@ -174,10 +174,10 @@ def test_a_full_chunk_is_cut_in_the_middle_of_the_longest_silence_of_its_last_ha
 
 def test_the_padding_of_a_full_chunk_leaves_the_next_word_its_own(clips: list[np.ndarray]) -> None:
     strategy = Strategy(prefix_padding_ms=1000)
-    for longest in np.arange(6.0, 9.0, 0.1):
-        recording = joined([clips[0], clips[1]], [0.5, 0.6])
+    recording = joined([clips[0], clips[1]], [0.5, 0.6])
+    speech = spoken(recording)
+    for longest in np.arange(6.0, 9.0, 0.4):
         found = cut(recording, float(longest), strategy)
-        speech = spoken(recording)
         for before, after in zip(found, found[1:], strict=False):
             until = max(at + FRAME for at in speech if at < before.end)
             since = min(at for at in speech if at >= after.start)
@@ -216,7 +216,7 @@ def test_a_chunk_is_there_as_soon_as_its_end_is_read(clips: list[np.ndarray]) ->
 def test_silence_without_end_is_not_kept(clips: list[np.ndarray]) -> None:
     import tracemalloc
 
-    found = chunks((silence(1) for _ in range(600)), LONGEST)
+    found = chunks((silence(1) for _ in range(240)), LONGEST)
     tracemalloc.start()
     try:
         assert list(found) == []

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -18,6 +20,7 @@ from workers import weights
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0
+CLIP = ROOT / "tests" / "data" / "austen-0870.flac"
 MODELS = """
 [[model]]
 id = "smollm2-135m"
@@ -46,8 +49,12 @@ class System:
         (home / "models.toml").write_text(models)
         self.output = home / "output"
         self.blobs = home / "blobs"
+        self.audio = home / "audio"  # whose files requests may name
+        self.audio.mkdir()
+        shutil.copy(CLIP, self.audio / "clip.flac")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
         ours = {"OMINIX_HOME": f"{home}", "OMINIX_MODELS_FILE": f"{home}/models.toml", "OMINIX_PORT": "0"}
+        ours |= {"OMINIX_AUDIO_FOLDERS": f"{self.audio}", "OMINIX_LOG_LEVEL": "DEBUG"}
         with self.output.open("wb") as file:
             self.process = psutil.Popen(
                 [sys.executable, "-m", "cli", "serve"],
@@ -64,6 +71,9 @@ class System:
         """The process of a part: ("api",) or ("worker", model)."""
         parts = self.process.children(recursive=True)
         return next(part for part in parts if part.cmdline()[-len(words) :] == [*words])
+
+    def ready(self, model: str) -> bool:
+        return httpx.get(f"{self.url}/health").json()["models"][model]["ready"] > 0
 
     def stop(self) -> None:
         self.client.close()

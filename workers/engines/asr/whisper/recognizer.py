@@ -188,7 +188,7 @@ class WhisperRecognizer:
         if quality.temperature > TOO_HOT:
             chunk.fresh = len(chunk.tokens)
         if chunk.seek < chunk.frames:
-            self._unheard.append(chunk)
+            self._unheard.insert(0, chunk)  # what has begun is to end: readers wait for text in order
         else:
             self._finish(chunk)
 
