@@ -21,7 +21,7 @@ serve: $(STAMP)
 	@$(BIN)/ominix serve $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow and not metal and not models" -n 3 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not metal and not models" -n 4 --dist worksteal $(ARGS)
 	@$(BIN)/python -m pytest -m "not slow and not metal and models" $(ARGS)
 
 test-full: $(STAMP)

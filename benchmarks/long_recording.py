@@ -78,12 +78,17 @@ def words(text: str) -> str:
 
 
 def errors(said: str, heard: str) -> Counter:
+    """`lost` and `added` are the longest runs of words without a counterpart: "coldhearted" for
+    "cold-hearted" is a run of one, a clip that is missing or said twice one of five and more."""
     measured = jiwer.process_words(words(said), words(heard))
+    runs = measured.alignments[0]
     return Counter(
         words=len(words(said).split()),
         substitutions=measured.substitutions,
         deletions=measured.deletions,
         insertions=measured.insertions,
+        lost=max((r.ref_end_idx - r.ref_start_idx for r in runs if r.type == "delete"), default=0),
+        added=max((r.hyp_end_idx - r.hyp_start_idx for r in runs if r.type == "insert"), default=0),
     )
 
 
@@ -118,8 +123,9 @@ def main(
     """Transcribe long recordings and report errors and memory."""
     os.environ.setdefault("OMINIX_MAX_UPLOAD_MB", "4096")
     table = Table(
-        "recording", "took, s", "words", "sub", "del", "ins", "alone: sub", "del", "ins", "peak, MiB"
-    )
+        "recording", "took, s", "words", "sub", "del", "ins", "longest del", "ins",
+        "alone: sub", "del", "ins", "peak, MiB",
+    )  # fmt: skip
     with running(MODELS.format(model=model.expanduser(), rows=rows)) as system:
         by_clip = alone(system.url)
         for length in minutes or [10.0, 60.0]:
@@ -133,16 +139,18 @@ def main(
             found = errors(" ".join(TRANSCRIPTS[name] for name in names), heard["text"])
             expected = sum((by_clip[name] for name in names), Counter())
             kinds = ("substitutions", "deletions", "insertions")
+            runs = ("lost", "added")
             table.add_row(
                 f"{length:g} min", f"{took:.1f}", f"{found['words']}",
-                *(f"{found[kind]}" for kind in kinds), *(f"{expected[kind]}" for kind in kinds),
+                *(f"{found[kind]}" for kind in kinds), *(f"{found[kind]}" for kind in runs),
+                *(f"{expected[kind]}" for kind in kinds),
                 f"{peak.bytes / MIB:.0f}",
             )  # fmt: skip
         api = part(system, "api")
         before = api.memory_info().rss
         with watching(api) as peak:
             status = upload(system.url, int(gigabytes * 1024) * MIB)
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
     console.print(
         f"upload of {gigabytes:g} GiB: status {status}, API {before / MIB:.0f} MiB before, "

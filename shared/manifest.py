@@ -36,7 +36,8 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `source` is "pypi:wheel==version", "hf:org/repo[@revision]" or a folder; only the echo engine
     has none. `engine` is a folder of workers/engines; `max_concurrency` how many requests share a
-    batch, `max_waiting` how many may queue behind them; `timeout` is seconds of one request's run;
+    batch, `max_waiting` how many may queue behind them; `timeout` is seconds of one request's run, for speech
+    of the time from one passage to the next;
     `context_length` tokens, None for what the model itself says.
     """
 

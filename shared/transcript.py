@@ -15,6 +15,8 @@ from shared.events import Delta
 UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x2E80, 0xA4CF), (0xF900, 0xFAFF),
             (0xFF00, 0xFFEF), (0x20000, 0x3FFFF))  # Thai, Lao, Burmese, Khmer, Chinese, Japanese
 
+UNLIKELY = -9999.0  # OpenAI's logprob of what is next to impossible
+
 
 class Word(msgspec.Struct, frozen=True, omit_defaults=True):
     """`start` and `end` are seconds from the beginning of the recording."""
@@ -31,6 +33,11 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     token: str
     bytes: list[int]
     logprob: float
+
+    @classmethod
+    def of(cls, token: str, raw: bytes, logprob: float) -> "TokenLogprob":
+        """JSON has no infinity, nor what is no number: they count as UNLIKELY."""
+        return cls(token, list(raw), max(UNLIKELY, logprob))
 
 
 class Segment(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -20,7 +20,8 @@ class Prepared(msgspec.Struct):
 class Output(msgspec.Struct):
     """What one step made for one job, in the engine's own terms, for `render`.
 
-    `last` is true when the engine has nothing more to add; `error` ends the job as failed.
+    `last` is true when the engine has nothing more to add; `error` ends the job as failed. One without
+    anything says that the job is well: of a task that resumes, the time limit begins again.
     """
 
     payload: Any = None

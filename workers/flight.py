@@ -5,7 +5,6 @@ import time
 
 from rq.executions import Execution
 
-from shared.events import Delta
 from shared.jobs import JobSpec
 from shared.queues import StrictJob
 from shared.tasks import tasks
@@ -44,7 +43,7 @@ class Flight:
     def __init__(self, job: StrictJob, attempt: int, execution: Execution, slots: Slots) -> None:
         self.job = job
         self.resumes = tasks()[job.spec.task].RESUMES
-        self.said: list[Delta] = []  # by the attempts before, for a task that resumes
+        self.said: list[bytes] = []  # by the attempts before, until the job is prepared
         self.spec: JobSpec = job.spec
         self.attempt = attempt
         self.execution = execution
@@ -64,8 +63,8 @@ class Flight:
         self._said += 1
         return f"{self.attempt}-{self._said}"
 
-    def spoke(self) -> None:
-        """A job that resumes may take long in all: its limit is the time from one word to the next."""
+    def show_life(self) -> None:
+        """A job that resumes may take long in all: its limit is the time from one output to the next."""
         if self.resumes:
             self.deadline = time.monotonic() + self.spec.timeout
 

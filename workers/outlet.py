@@ -98,7 +98,6 @@ class Outlet(threading.Thread):
                     self._settle(flight, event, pipeline)
                 else:
                     spoken.append((len(pipeline), flight))
-                    flight.spoke()
                     pipeline.xadd(keys.events(flight.id), {keys.FIELD: encode(event)}, id=flight.next_id())
         if not len(pipeline):
             return
@@ -129,6 +128,7 @@ class Outlet(threading.Thread):
         events: list[Event] = []
         try:
             if rendered:
+                flight.show_life()
                 events = self.engine.render(flight.id, rendered)
         except Exception as raised:  # whatever a detokenizer raises costs this job alone
             error = raised

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -29,8 +30,13 @@ class Transcript:
     def __init__(self, duration: float | None, said: Sequence[Delta] = ()) -> None:
         self._duration = duration
         self._passages = Passages()
+        self.before: dict[int, tuple[float, float]] = {}  # seconds of each passage that was heard before
+        self.languages: Counter[str] = Counter()  # characters heard in each before
         for passage in passages(said):
             self._passages.add(passage)
+            self.before[passage.index] = passage.start, passage.end
+            if passage.language:
+                self.languages[passage.language] += len(passage.text)
         self._progress = max((delta.progress or 0.0 for delta in said), default=0.0)
         self._begun = time.monotonic()
 

@@ -258,22 +258,23 @@ class EngineWorker(SimpleWorker):
         with contextlib.suppress(ResponseError):  # it is there already
             self.connection.xadd(events, {keys.FIELD: b""}, id=f"{flight.attempt}-0")
         entries = self.connection.xrange(events)
-        spoken = [fields[keys.FIELD] for entry, fields in entries if parse_id(entry)[1]]
-        flight.said = [event for event in map(decode, spoken) if isinstance(event, Delta)]
-        return flight.resumes or not spoken
+        flight.said = [fields[keys.FIELD] for entry, fields in entries if parse_id(entry)[1]]
+        return flight.resumes or not flight.said
 
     def _prepare(self, flight: Flight) -> None:
         if flight.over:
             return flight.land()
         self._preparing.add(flight)
         try:
-            prepared = self.room.engine.prepare(flight.spec, self._file(flight.spec), flight.said)
+            said = [event for event in map(decode, flight.said) if isinstance(event, Delta)]
+            prepared = self.room.engine.prepare(flight.spec, self._file(flight.spec), said)
         except BaseException as error:  # a bad request, a broken engine, a panic: this job's alone
             self.outlet.fail(flight, error)
             flight.land()
         else:
             self.room.add(flight, prepared)
         finally:
+            flight.said.clear()  # hours of speech are megabytes
             self._preparing.discard(flight)
 
     def _file(self, spec: JobSpec) -> str | None:

@@ -9,6 +9,8 @@ from tests import checkpoints
 from workers.engines.asr.align import Aligner, place, sentences
 from workers.engines.asr.audio import RATE
 
+pytestmark = pytest.mark.models
+
 TEXT = "“Don’t stop,” said Mr. X-Ray (twice). 3.5 metres?"
 
 

@@ -24,9 +24,9 @@ def clips() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def tight(clips: list[np.ndarray]) -> np.ndarray:
-    """3 minutes in which nobody pauses: the middles of sentences, without their quiet ends."""
+    """90 s in which nobody pauses: the middles of sentences, without their quiet ends."""
     spoken = [clip[int(0.4 * RATE) : -int(0.5 * RATE)] for clip in clips]
-    return np.resize(np.concatenate(spoken), 180 * RATE)
+    return np.resize(np.concatenate(spoken), 90 * RATE)
 
 
 def silence(seconds: float) -> np.ndarray:

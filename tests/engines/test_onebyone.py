@@ -17,6 +17,8 @@ from workers.engines.asr.audio import RATE
 from workers.engines.asr.onebyone import MAX_TOKENS, OneByOneRecognizer
 from workers.engines.asr.recognizer import Asked, Hearing
 
+pytestmark = pytest.mark.models
+
 
 def noise(seconds: float) -> np.ndarray:
     return (0.1 * np.random.default_rng(0).standard_normal(int(seconds * RATE))).astype(np.float32)
@@ -142,7 +144,7 @@ def test_a_language_that_is_asked_for_is_given_back() -> None:
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
-        ({"task": "translate"}, "task"),
+        ({"task": "translate"}, "model"),
         ({"prompt": "a fox"}, "prompt"),
         ({"logprobs": True}, "include"),
         ({"language": "fr"}, "language"),
@@ -174,3 +176,13 @@ def test_what_a_model_can_do_is_not_refused(parakeet: Any) -> None:
 def test_a_qwen_without_its_recognizer_is_heard_by_its_own_generate(tmp_path: Path) -> None:
     model = stt.load(checkpoints.qwen3_asr(tmp_path, says="language English<asr_text>Hello world."))
     assert hear_one(OneByOneRecognizer(model, {}), noise(1)).text == "Hello world."
+
+
+def test_urgent_chunks_leave_the_others_a_share() -> None:
+    recognizer = OneByOneRecognizer(Canary(), {})
+    recognizer.add("other", noise(0.2), Asked())
+    heard = []
+    for number in range(12):
+        recognizer.add(number, noise(0.2), Asked(urgent=True))
+        heard += [key for key, _ in recognizer.step()]
+    assert heard == [*range(8), "other", 8, 9, 10]

@@ -19,6 +19,8 @@ from workers.engines.asr.qwen3_prompt import embed, encode, without_controls
 from workers.engines.asr.qwen3_text import code_of_language, name_of_language
 from workers.engines.asr.recognizer import Asked, Hearing
 
+pytestmark = pytest.mark.models
+
 SAYS = "language English<asr_text>Hello world. Good morning!"
 SECONDS = (0.3, 1, 2, 3, 5, 7, 9)  # the encoder's windows are 8 s
 
@@ -241,7 +243,7 @@ def test_a_prompt_cannot_speak_for_the_server(ears: Ears) -> None:
 @pytest.mark.parametrize(
     ("asked", "param", "said"),
     [
-        ({"task": "translate"}, "task", "transcribe"),
+        ({"task": "translate"}, "model", "does not translate"),
         ({"language": "is"}, "language", "one of chinese, english"),
         ({"prompt": "a" * (MAX_PROMPT + 1)}, "prompt", "may have 10000"),
         ({"words": True, "times": True}, "timestamp_granularities", 'options = { aligner = "..." }'),

@@ -3,14 +3,24 @@
 import hashlib
 import re
 import signal
+import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from rq.executions import Execution
+from rq.serializers import JSONSerializer
 
-from shared.events import Delta, Done
+from shared import keys
+from shared.blobs import BlobStore
+from shared.events import Delta, Done, Event
+from shared.queues import StrictJob
 from shared.transcript import passages
 from tests.processes.conftest import Bench, until
+from workers.engine import Output
+from workers.flight import Flight, Slots
+from workers.outlet import Outlet
 from workers.settle import settle_worker
 
 HEARD = re.compile(r"job (\S+): heard chunk (\d+)")
@@ -105,3 +115,35 @@ def test_a_file_stays_until_its_job_has_ended(bench: Bench) -> None:
     bench.start_worker()
     bench.end(job_id)
     until(lambda: not list(bench.settings.blobs_dir.glob("blob-*")))
+
+
+def test_an_event_that_cannot_be_read_costs_its_job_alone(bench: Bench) -> None:
+    worker = bench.ready(bench.start_worker())
+    job_id = bench.transcribe(audio(1))
+    until(lambda: bench.spoken(job_id))
+    kill(bench, worker)
+    bench.redis.xadd(keys.events(job_id), {keys.FIELD: b"{"}, id="2-1")
+
+    worker = bench.ready(bench.start_worker())
+    until(lambda: bench.status(job_id) == "failed")
+    assert isinstance(bench.end(bench.submit()), Done)
+    assert worker.poll() is None
+
+
+class Listening:
+    """An engine that has nothing to tell yet."""
+
+    def render(self, job_id: str, outputs: Iterable[Output]) -> list[Event]:
+        return []
+
+
+def test_a_recording_that_is_well_without_a_word_is_not_out_of_time(bench: Bench) -> None:
+    job = StrictJob.fetch(bench.transcribe(audio(1)), bench.redis, serializer=JSONSerializer)
+    flight = Flight(job, 1, Execution("", job.id, bench.redis), Slots(1))
+    outlet = Outlet(bench.redis, {}, BlobStore(bench.settings.blobs_dir), 60, print, print)
+    outlet.engine = Listening()
+    outlet.start()
+    before = flight.deadline
+    time.sleep(0.01)
+    outlet.put([(flight, Output())])
+    until(lambda: flight.deadline > before)

@@ -40,6 +40,8 @@ def test_the_models_that_are_commented_out_are_valid(tmp_path):
         "mlx-community/Qwen3-4B-4bit",
         "mlx-community/Qwen3-ASR-0.6B-8bit",
         "mlx-community/Qwen3-ASR-1.7B-8bit",
+        "mlx-community/whisper-large-v3-turbo",
+        "mlx-community/parakeet-tdt-0.6b-v3",
     ]
 
 

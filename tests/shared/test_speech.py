@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import BadRequest
-from shared.events import Delta, Done
+from shared.events import Delta, Done, decode, encode
 from shared.jobs import JobSpec
 from shared.speech.answer import Stream, body
 from shared.tasks import Plain, transcription, translation
@@ -240,3 +240,10 @@ def test_logprobs_come_with_their_text_and_all_at_the_end() -> None:
     first, second, last = events(SAID, include=["logprobs"])
     assert [each["token"] for each in first["logprobs"]] == ["Hello"]
     assert last["logprobs"] == first["logprobs"] + second["logprobs"]
+
+
+@pytest.mark.parametrize("logprob", [float("nan"), float("-inf")])
+def test_a_logprob_that_is_no_number_in_json_is_openais_least(logprob: float) -> None:
+    passage = Passage(0, 0.0, 1.0, "!", logprobs=[TokenLogprob.of("!", b"!", logprob)])
+    said = [decode(encode(Delta("!", data=of(passage))))]
+    assert body(spec(include=["logprobs"]), said, DONE)["logprobs"][0]["logprob"] == -9999.0

@@ -16,10 +16,12 @@ import pytest
 
 from shared.manifest import Manifest
 from shared.settings import read_settings
-from workers import weights
+from tests import checkpoints
+from workers import memory, weights
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0
+SAYS = "language English<asr_text>Hello world. Good morning!"
 CLIP = ROOT / "tests" / "data" / "austen-0870.flac"
 MODELS = """
 [[model]]
@@ -33,6 +35,22 @@ id = "whisper-tiny.en"
 engine = "asr"
 source = "{asr}"
 aliases = ["whisper-1"]
+
+[[model]]
+id = "qwen3-asr"
+engine = "asr"
+source = "{made}/qwen3-asr"
+options = {{ aligner = "{made}/aligner" }}
+
+[[model]]
+id = "many-languages"
+engine = "asr"
+source = "{made}/many-languages"
+
+[[model]]
+id = "nemo"
+engine = "asr"
+source = "{made}/nemo"
 """
 
 
@@ -89,6 +107,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         weights.ensure(starters.resolve(name), settings.models_dir)
         for name in ("smollm2-135m", "whisper-tiny.en")
     )
-    system = System(tmp_path_factory.mktemp("system"), MODELS.format(llm=llm, asr=asr))
+    made = tmp_path_factory.mktemp("models")
+    memory.preload_blas()
+    checkpoints.qwen3_asr(made / "qwen3-asr", says=SAYS)
+    checkpoints.qwen3_forced_aligner(made / "aligner")
+    checkpoints.whisper_multilingual(made / "many-languages", speaks="de")
+    checkpoints.parakeet(made / "nemo")
+    system = System(tmp_path_factory.mktemp("system"), MODELS.format(llm=llm, asr=asr, made=made))
     yield system
     system.stop()

@@ -56,12 +56,20 @@ def chunks(blocks: Iterable[np.ndarray], longest: float, strategy: Strategy = DE
     as silences allow, do not overlap, and every frame that is speech lies in one; silence is in none.
     Kept in memory are `longest` and `LONG_SILENCE`, and one block.
     """
+    return (chunk for chunk in cut(blocks, longest, strategy) if chunk is not None)
+
+
+def cut(
+    blocks: Iterable[np.ndarray], longest: float, strategy: Strategy = DEFAULT
+) -> Iterator[Chunk | None]:
+    """As `chunks`, with None after every block: hours of silence can be read a little at a time."""
     cutter = Cutter(int(longest * RATE), strategy)
     held = np.zeros(0, np.float32)
     for block in blocks:
         held = np.concatenate([held, block])
         whole = len(held) - len(held) % FRAME
         yield from cutter.push(held[:whole])
+        yield None
         held = held[whole:]
     yield from cutter.push(held)
     yield from cutter.finish()

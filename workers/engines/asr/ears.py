@@ -7,43 +7,53 @@ is bounded, so that memory does not grow with its length.
 import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from workers.engines.asr.chunker import Chunk
 
 THREADS = 2
+SLICE = 0.05  # seconds that a recording is read before it is another one's turn
 
 
 class Feed:
     """The chunks of one recording, in order, as they are cut. `urgent` ones are read first; `close` is
-    called when nobody reads any more."""
+    called when nobody reads any more. None among `chunks` is a place where reading may stop for a while."""
 
-    def __init__(self, chunks: Iterator[Chunk], urgent: bool, close: Callable[[], None]) -> None:
+    def __init__(self, chunks: Iterator[Chunk | None], urgent: bool, close: Callable[[], None]) -> None:
         self.urgent = urgent
         self.ready: deque[Chunk] = deque()
         self.error: Exception | None = None
         self.ended = False  # no more chunks come
         self.busy = False  # a thread reads it, or is going to
+        self.turns = 0  # how often it has been read
         self._chunks = chunks
         self._close = close
         self._closed = False
         self._reading = threading.Lock()
 
-    def read(self) -> None:
-        """Cut one more chunk. For one thread at a time."""
+    def read(self) -> bool:
+        """Cut one more chunk, if SLICE seconds are enough; else True: it is to be read on. For one
+        thread at a time."""
+        chunk = None
         with self._reading:
+            limit = time.monotonic() + SLICE
             try:
-                if not self._closed:
-                    self.ready.append(next(self._chunks))
+                while chunk is None and not self._closed and time.monotonic() < limit:
+                    chunk = next(self._chunks)
             except StopIteration:
                 self.ended = True
             except Exception as error:  # told to whoever asked for this recording
                 self.error = error
                 self.ended = True
-        self.busy = False
-        if self._closed or self.ended:
+        if chunk is not None:
+            self.ready.append(chunk)
+        self.turns += 1
+        self.busy = chunk is None and not self.ended
+        if self.ended:
             self.close()
+        return self.busy
 
     def close(self) -> None:
         """Let go of the recording: now, or when the thread that reads it is done."""
@@ -69,7 +79,7 @@ class Ears:
         """See to it that `ahead` chunks of a feed are ready before long."""
         if not feed.busy and not feed.ended and len(feed.ready) < ahead:
             feed.busy = True
-            self._wanted.put((not feed.urgent, next(self._numbers), feed))
+            self._want(feed)
 
     def wait(self, seconds: float) -> None:
         """Return when a chunk has been cut, at the latest after `seconds`."""
@@ -82,8 +92,12 @@ class Ears:
         for thread in self._threads:
             thread.join()
 
+    def _want(self, feed: Feed) -> None:
+        self._wanted.put((not feed.urgent, next(self._numbers), feed))
+
     def _run(self) -> None:
         while feed := self._wanted.get()[2]:
-            feed.read()
+            if feed.read():
+                self._want(feed)  # behind the others
             with self._news:
                 self._news.notify_all()

@@ -1,20 +1,21 @@
 """The engine: chunks of all its jobs share the recognizer's batch."""
 
 import itertools
-from collections import Counter
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 import msgspec
 
+from shared.errors import WorkerDied
 from shared.events import Delta, Event
 from shared.jobs import JobSpec
 from shared.transcript import Passage, Segment
 from workers import memory
 from workers.engine import Output, Prepared
 from workers.engines.asr import audio
-from workers.engines.asr.chunker import Chunk, Strategy, chunks
+from workers.engines.asr.chunker import Chunk, Strategy, cut
 from workers.engines.asr.ears import Ears, Feed
 from workers.engines.asr.languages import code_of, name_of
 from workers.engines.asr.recognizer import Asked, Hearing, Recognizer
@@ -23,7 +24,9 @@ from workers.transcript import Ended, Transcript, log_heard
 IDLE = 0.01  # seconds that a step waits for a first chunk
 SLACK = 2  # chunks that are ready beyond those that are heard
 EXTRA = 2  # chunks of interactive jobs that join a batch that is full
-TIDY = 32  # chunks after which MLX's cache of buffers is given back
+SHARE = 8  # chunks of interactive jobs, and then one of a batch job
+ALIVE = 5.0  # seconds between two signs of life of a job that is only read, or waits for its turn
+TIDY = 8  # chunks after which MLX's cache of buffers is given back
 
 Key = tuple[str, int]
 
@@ -55,18 +58,33 @@ class Job:
         self.recording = task.recording
         self.transcript = task.transcript
         self.order = order
+        self.turn = 0  # when its last chunk was begun
         self.running: dict[int, tuple[float, float]] = {}  # chunk -> seconds of the recording
-        self.languages: Counter[str] = Counter()  # characters heard in each
-        every = chunks(task.recording.blocks(), longest, task.strategy)
+        self.languages = self.transcript.languages.copy()  # characters heard in each
+        self._turns_read = 0
+        every = cut(task.recording.blocks(), longest, task.strategy)
         self.feed = Feed(self._missing(every), task.asked.urgent, task.recording.close)
 
-    def _missing(self, every: Iterator[Chunk]) -> Iterator[Chunk]:
-        """Chunks that no earlier attempt has heard. Cutting is deterministic: the numbers agree."""
-        return (chunk for chunk in every if chunk.index not in self.transcript)
+    def _missing(self, every: Iterator[Chunk | None]) -> Iterator[Chunk | None]:
+        """Chunks that no earlier attempt has heard. Cutting is deterministic: the numbers agree, unless
+        the file or the model is another one now."""
+        known = dict(self.transcript.before)
+        for chunk in every:
+            span = known.pop(chunk.index, None) if chunk else None
+            if span and span != _span(chunk):
+                raise _changed(self.id)
+            yield None if span else chunk
+        if known:
+            raise _changed(self.id)
 
     @property
     def over(self) -> bool:
         return self.feed.ended and not self.feed.ready and not self.running
+
+    def is_alive(self) -> bool:
+        """Whether it waits for its turn, or more of it has been read since this was last asked."""
+        before, self._turns_read = self._turns_read, self.feed.turns
+        return self._turns_read > before or bool(self.feed.ready and not self.running)
 
     @property
     def language(self) -> str | None:
@@ -77,7 +95,8 @@ class Job:
 
 class AsrEngine:
     """Serves transcriptions and translations. Interactive jobs' chunks go first; while one of them is
-    heard, batch jobs keep what they have begun and begin nothing, but for one chunk in all."""
+    heard, batch jobs keep what they have begun and begin nothing, but for one chunk in all. Behind SHARE
+    interactive ones that chunk goes first, so that batch jobs never starve."""
 
     def __init__(self, recognizer: Recognizer, options: Options) -> None:
         self.slots = 2 * recognizer.rows  # one is read while another is heard
@@ -87,6 +106,9 @@ class AsrEngine:
         self._jobs: dict[str, Job] = {}
         self._transcripts: dict[str, Transcript] = {}
         self._order = itertools.count()
+        self._turns = itertools.count(1)
+        self._passed = 0  # interactive chunks begun since the last of a batch job
+        self._alive = time.monotonic()
         self._heard = 0
         self._at_once = recognizer.rows if memory.compact() else 1  # chunks begun in one step
 
@@ -112,7 +134,8 @@ class AsrEngine:
         if not self._jobs:
             return []
         self._begin()
-        outputs = [self._output(key, heard) for key, heard in self._recognizer.step()]
+        outputs = [output for key, heard in self._hear() for output in self._output(key, heard)]
+        outputs += self._signs_of_life()
         outputs += [self._end(job) for job in list(self._jobs.values()) if job.over]
         if not outputs and not self._running:
             self._ears.wait(IDLE)
@@ -128,7 +151,7 @@ class AsrEngine:
         transcript = self._transcripts.get(job_id)
         if transcript is None:
             return []
-        payloads = [output.payload for output in outputs]
+        payloads = [output.payload for output in outputs if output.payload is not None]
         return [transcript.end(p) if isinstance(p, Ended) else transcript.hear(p) for p in payloads]
 
     def forget(self, job_id: str) -> None:
@@ -151,30 +174,44 @@ class AsrEngine:
             if not (job := self._next()):
                 break
             chunk = job.feed.ready.popleft()
-            job.running[chunk.index] = chunk.start / audio.RATE, chunk.end / audio.RATE
+            job.turn = next(self._turns)
+            self._passed = self._passed + 1 if job.asked.urgent else 0
+            job.running[chunk.index] = _span(chunk)
             self._recognizer.add((job.id, chunk.index), chunk.samples, job.asked)
         ahead = max(1, (self._recognizer.rows + SLACK) // len(self._jobs))
         for job in self._jobs.values():
             self._ears.read_ahead(job.feed, ahead)
 
     def _next(self) -> Job | None:
-        """Whose chunk is next: of the jobs that may begin one, one of those with the fewest running."""
+        """Whose chunk is next: of the jobs that may begin one, of those with the fewest running, the one
+        that has waited longest."""
         rows, running = self._recognizer.rows, self._running
         urgent = [job for job in self._jobs.values() if job.asked.urgent]
         batch = [job for job in self._jobs.values() if not job.asked.urgent]
         ready = [job for job in urgent if job.feed.ready] if running < rows + EXTRA else []
-        if not ready and running < rows and (not urgent or not any(job.running for job in batch)):
-            ready = [job for job in batch if job.feed.ready]
-        return min(ready, key=lambda job: (len(job.running), job.order), default=None)
+        due = bool(ready) and self._passed >= SHARE
+        if due or (not ready and running < rows):
+            may = not urgent or not any(job.running for job in batch)
+            ready = [job for job in batch if job.feed.ready and may] or ready
+        return min(ready, key=lambda job: (len(job.running), job.turn, job.order), default=None)
 
     # --- what was heard
 
-    def _output(self, key: Key, heard: Hearing | Exception) -> tuple[str, Output]:
+    def _hear(self) -> list[tuple[Key, Hearing | Exception]]:
+        try:
+            return self._recognizer.step()
+        except Exception as error:  # costs what was being heard, not what is only read
+            return [((job.id, index), error) for job in self._jobs.values() for index in job.running]
+
+    def _output(self, key: Key, heard: Hearing | Exception) -> list[tuple[str, Output]]:
         job_id, index = key
-        job = self._jobs[job_id]
-        start, end = job.running.pop(index)
+        job = self._jobs.get(job_id)
+        if job is None or index not in job.running:  # aborted meanwhile
+            return []
         if isinstance(heard, Exception):
-            return job_id, Output(error=heard)
+            self.abort(job_id)  # here and now, or this step might end it as done
+            return [(job_id, Output(error=heard))]
+        start, end = job.running.pop(index)
         log_heard(job_id, index)
         self._heard += 1
         if self._heard % TIDY == 0:
@@ -182,9 +219,15 @@ class AsrEngine:
         if heard.language:
             job.languages[heard.language] += len(heard.text)
         segments = [_placed(segment, start, end) for segment in heard.segments]
-        return job_id, Output(
-            Passage(index, start, end, heard.text, heard.language, segments, heard.logprobs)
-        )
+        passage = Passage(index, start, end, heard.text, heard.language, segments, heard.logprobs)
+        return [(job_id, Output(passage))]
+
+    def _signs_of_life(self) -> list[tuple[str, Output]]:
+        """Outputs without news for jobs that have none and are well."""
+        if time.monotonic() - self._alive < ALIVE:
+            return []
+        self._alive = time.monotonic()
+        return [(job.id, Output()) for job in self._jobs.values() if job.is_alive()]
 
     def _end(self, job: Job) -> tuple[str, Output]:
         del self._jobs[job.id]
@@ -217,6 +260,17 @@ def strategy_of(spec: JobSpec) -> Strategy:
         return Strategy()
     told = {name: asked[name] for name in Strategy.__struct_fields__ if asked.get(name) is not None}
     return Strategy(**told)
+
+
+def _span(chunk: Chunk) -> tuple[float, float]:
+    return chunk.start / audio.RATE, chunk.end / audio.RATE
+
+
+def _changed(job_id: str) -> WorkerDied:
+    return WorkerDied(
+        f"A worker died while it ran job {job_id}, and its recording or model has changed since. "
+        "Please send it again."
+    )
 
 
 def _placed(segment: Segment, begin: float, until: float) -> Segment:

@@ -31,3 +31,12 @@ def not_spoken(language: str, spoken: str) -> BadRequest:
         param="language",
         code="unsupported_value",
     )
+
+
+def cannot_translate() -> BadRequest:
+    """The 400 of a model that only writes down what is said."""
+    return BadRequest(
+        "This model transcribes and does not translate; choose a multilingual Whisper.",
+        param="model",
+        code="unsupported_value",
+    )

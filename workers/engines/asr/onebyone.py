@@ -13,12 +13,13 @@ from shared.transcript import Segment, Word
 from shared.validation import not_supported
 from workers import memory
 from workers.engines.asr.audio import RATE
-from workers.engines.asr.languages import code_of, name_of, not_spoken
+from workers.engines.asr.languages import cannot_translate, code_of, name_of, not_spoken
 from workers.engines.asr.recognizer import Asked, Hearing, Key
 
 MAX_TOKENS = 1024  # of a chunk: a model that runs wild stops there
 SEED = 0  # the same audio gives the same text, at a temperature too
 PROMPTS = ("system_prompt", "initial_prompt", "context")  # what models call it
+SHARE = 8  # urgent chunks, and then one that is not
 LANGUAGES = ("source_language", "source_lang", "language")  # the first that a model has: of what is said
 
 
@@ -36,10 +37,11 @@ class OneByOneRecognizer:
         self._language = next((name for name in LANGUAGES if name in self._takes), None)
         self._aligned = tells_times(type(model))
         self._waiting: deque[tuple[Key, np.ndarray, Asked]] = deque()
+        self._passed = 0  # urgent chunks heard since the last other one
 
     def check(self, asked: Asked) -> None:
         if asked.task != "transcribe":
-            raise not_supported("task", asked.task, ("transcribe",))
+            raise cannot_translate()
         if asked.prompt and not self._prompt:
             raise not_supported("prompt", None, ())
         if asked.temperature and "temperature" not in self._takes:
@@ -66,8 +68,11 @@ class OneByOneRecognizer:
     def step(self) -> list[tuple[Key, Hearing | Exception]]:
         if not self._waiting:
             return []
-        chunk = next((each for each in self._waiting if each[2].urgent), self._waiting[0])
-        key, samples, asked = chunk
+        urgent = self._passed < SHARE
+        key, samples, asked = next(
+            (each for each in self._waiting if each[2].urgent == urgent), self._waiting[0]
+        )
+        self._passed = self._passed + 1 if asked.urgent else 0
         self.abort(key)
         try:
             return [(key, self._hear(samples, asked))]

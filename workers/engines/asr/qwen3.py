@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from shared.errors import BadRequest
-from shared.validation import not_supported
 from workers.engines.asr.align import Aligner
 from workers.engines.asr.batch import Batch, Row
 from workers.engines.asr.fallback import ladder, loop_begin, too_repetitive
-from workers.engines.asr.languages import not_spoken
+from workers.engines.asr.languages import cannot_translate, not_spoken
 from workers.engines.asr.qwen3_prompt import embed, encode, without_controls
 from workers.engines.asr.qwen3_text import Reader, name_of_language
 from workers.engines.asr.recognizer import Asked, Hearing, Key
@@ -54,7 +53,7 @@ class Qwen3Recognizer:
 
     def check(self, asked: Asked) -> None:
         if asked.task != "transcribe":
-            raise not_supported("task", asked.task, ("transcribe",))
+            raise cannot_translate()
         if asked.prompt and len(asked.prompt) > MAX_PROMPT:
             raise BadRequest(
                 f"'prompt' has {len(asked.prompt)} characters; it may have {MAX_PROMPT}.", param="prompt"

@@ -29,4 +29,4 @@ class Spelling:
     def logprobs(self, tokens: Iterable[tuple[int, float]]) -> list[TokenLogprob]:
         """A token that ends within a character shows the replacement character; its bytes are right."""
         spelled = ((self.bytes_of(token), logprob) for token, logprob in tokens)
-        return [TokenLogprob(raw.decode(errors="replace"), list(raw), logprob) for raw, logprob in spelled]
+        return [TokenLogprob.of(raw.decode(errors="replace"), raw, logprob) for raw, logprob in spelled]

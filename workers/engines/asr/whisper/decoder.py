@@ -12,6 +12,7 @@ import mlx.nn as nn
 import msgspec
 from mlx_lm.models.cache import BatchKVCache, KVCache
 
+from workers.engines.asr.whisper.encoder import attend, heads
 from workers.engines.asr.whisper.rules import Rules
 
 
@@ -154,16 +155,16 @@ class Decoder:
         for block, cache, (keys, values) in zip(text.blocks, caches, cross, strict=True):
             attention, y = block.attn, block.attn_ln(x)
             own = cache.update_and_fetch(
-                _heads(attention, attention.key(y)), _heads(attention, attention.value(y))
+                heads(attention, attention.key(y)), heads(attention, attention.value(y))
             )
-            x = x + _attend(attention, y, *own, mask)
-            x = x + _attend(block.cross_attn, block.cross_attn_ln(x), keys, values, None)
+            x = x + attend(attention, y, *own, mask)
+            x = x + attend(block.cross_attn, block.cross_attn_ln(x), keys, values, None)
             x = x + block.mlp2(nn.gelu(block.mlp1(block.mlp_ln(x))))
         return text.token_embedding.as_linear(text.ln(x)).astype(mx.float32)
 
     def _cross_of(self, block: Any, features: mx.array) -> tuple[mx.array, mx.array]:
         attention = block.cross_attn
-        return _heads(attention, attention.key(features)), _heads(attention, attention.value(features))
+        return heads(attention, attention.key(features)), heads(attention, attention.value(features))
 
     def _join(
         self, row: Row, token: mx.array, logprob: mx.array, caches: list[BatchKVCache], cross: list
@@ -198,18 +199,6 @@ class Decoder:
             cache.filter(at)
         self._cross = [(keys[at], values[at]) for keys, values in self._cross]
         self._tokens, self._logprobs, self._before = self._tokens[at], self._logprobs[at], self._before[at]
-
-
-def _heads(attention: Any, x: mx.array) -> mx.array:
-    """[rows, length, width] to [rows, heads, length, width of a head]."""
-    return x.reshape(*x.shape[:2], attention.n_head, -1).transpose(0, 2, 1, 3)
-
-
-def _attend(attention: Any, x: mx.array, keys: mx.array, values: mx.array, mask: Any) -> mx.array:
-    queries = _heads(attention, attention.query(x))
-    scale = queries.shape[-1] ** -0.5
-    found = mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale, mask=mask)
-    return attention.out(found.transpose(0, 2, 1, 3).reshape(x.shape))
 
 
 def _decoded(row: Row, end_logprob: float) -> Decoded:

@@ -20,13 +20,13 @@ from mlx_audio.stt.models.whisper.audio import (
 )
 from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
 
-from shared.errors import BadRequest
 from shared.transcript import Segment, TokenLogprob, Word
 from workers import memory
 from workers.engines.asr.fallback import ladder
-from workers.engines.asr.languages import not_spoken
+from workers.engines.asr.languages import cannot_translate, not_spoken
 from workers.engines.asr.recognizer import Asked, Hearing, Key
 from workers.engines.asr.whisper.decoder import Decoded, Decoder, Window
+from workers.engines.asr.whisper.encoder import encode
 from workers.engines.asr.whisper.windows import TOO_HOT, Quality, Span, cut, ends_in_silence
 from workers.engines.asr.whisper.words import align
 
@@ -82,11 +82,7 @@ class WhisperRecognizer:
 
     def check(self, asked: Asked) -> None:
         if asked.task == "translate" and not self._model.is_multilingual:
-            raise BadRequest(
-                "This model hears English only and cannot translate; choose a multilingual Whisper.",
-                param="model",
-                code="unsupported_value",
-            )
+            raise cannot_translate()
         if asked.language and asked.language not in self._languages:
             spoken = "'en'" if len(self._languages) == 1 else f"one of {', '.join(self._languages)}"
             raise not_spoken(asked.language, spoken)
@@ -131,7 +127,7 @@ class WhisperRecognizer:
         windows = [
             pad_or_trim(each.mel[each.seek : each.seek + each.size], N_FRAMES, axis=-2) for each in chunks
         ]
-        features = self._model.encoder(mx.stack(windows).astype(self._model.dtype))
+        features = encode(self._model.encoder, mx.stack(windows).astype(self._model.dtype))
         mx.eval(features)
         for chunk, own in zip(chunks, features, strict=True):
             chunk.features = own
@@ -272,4 +268,4 @@ def _finite(number: float) -> float | None:
 
 def _logprob(tokenizer: Any, token: int, logprob: float) -> TokenLogprob:
     text = tokenizer.decode([token])
-    return TokenLogprob(text, list(text.encode()), logprob)
+    return TokenLogprob.of(text, text.encode(), logprob)
