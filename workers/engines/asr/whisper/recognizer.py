@@ -201,7 +201,7 @@ class WhisperRecognizer:
                 until = segments[-1]["end"] if segments else None
             if until is not None:
                 if not ends_in_silence(decoded.tokens, begin) and until > chunk.seek * FRAME:
-                    advance = round(until / FRAME) - chunk.seek
+                    advance = max(1, round(until / FRAME) - chunk.seek)  # or it would be heard for ever
                 chunk.spoken_until = until
         for span, segment in zip(spans, segments, strict=True):
             self._keep(chunk, span, segment, decoded, quality)
