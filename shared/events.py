@@ -23,10 +23,6 @@ class Delta(msgspec.Struct, frozen=True, tag_field="kind", tag="delta", omit_def
     progress: float | None = None
     data: dict[str, Any] | None = None
 
-    def __add__(self, later: "Delta") -> "Delta":
-        """Both as one event, for a writer that has fallen behind. Only for deltas without data."""
-        return Delta(self.text + later.text, self.tokens + later.tokens, later.progress)
-
 
 class Done(msgspec.Struct, frozen=True, tag_field="kind", tag="done"):
     """The whole answer, from which a task builds its response body, and the usage."""

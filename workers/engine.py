@@ -1,6 +1,6 @@
 """The seam between the worker and the models: it imports neither."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -61,51 +61,3 @@ class Engine(Protocol):
         """Drop what `render` keeps of a job."""
 
     def close(self) -> None: ...
-
-
-class SequentialEngine:
-    """Adapts a generator for models that serve one request at a time.
-
-    A subclass has `prepare`, `run(prepared) -> Iterator[Output]` and `render`.
-    """
-
-    slots = 1
-
-    def __init__(self) -> None:
-        self._running: dict[str, Iterator[Output]] = {}
-
-    def run(self, prepared: Prepared) -> Iterator[Output]:
-        raise TypeError(f"{type(self).__name__} does not say how to run a job")
-
-    def has_room(self, prepared: Prepared) -> bool:
-        return len(self._running) < self.slots
-
-    def add(self, prepared: Prepared) -> None:
-        self._running[prepared.spec.id] = self.run(prepared)
-
-    def step(self) -> list[tuple[str, Output]]:
-        outputs = []
-        for job_id, running in list(self._running.items()):
-            output = _advance(running)
-            if output.last or output.error:
-                del self._running[job_id]
-            outputs.append((job_id, output))
-        return outputs
-
-    def abort(self, job_id: str) -> None:
-        if running := self._running.pop(job_id, None):
-            running.close()
-
-    def forget(self, job_id: str) -> None:
-        """Nothing is kept."""
-
-    def close(self) -> None:
-        for job_id in list(self._running):
-            self.abort(job_id)
-
-
-def _advance(running: Iterator[Output]) -> Output:
-    try:
-        return next(running, Output(last=True))
-    except Exception as error:  # whatever the model raises costs this job alone
-        return Output(error=error)
