@@ -10,18 +10,19 @@ one window and at one temperature. "One by one" is mlx-audio's own decoding of t
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.recordings import RATE
 from workers import memory
-from workers.engines.asr.audio import RATE
-from workers.engines.asr.recognizer import Asked, Recognizer
 
-ENGLISH = Asked(language="en")
+if TYPE_CHECKING:  # whatever imports MLX waits until a BLAS is loaded
+    from workers.engines.asr.recognizer import Recognizer
+
 WHISPER = {  # layers of the encoder and the decoder, width, heads, bands
     "whisper-large-v3-turbo": (32, 4, 1280, 20, 128),
     "whisper-tiny": (4, 4, 384, 6, 80),
@@ -74,7 +75,7 @@ class Words:
         return {"input_features": mel, "attention_mask": np.ones((1, mel.shape[-1]), np.int32)}
 
 
-Made = tuple[Callable[[int], Recognizer], Callable[[np.ndarray], Any]]
+Made = tuple[Callable[[int], "Recognizer"], Callable[[np.ndarray], Any]]
 
 
 def whisper(name: str, tokens: int) -> Made:
@@ -101,7 +102,7 @@ def whisper(name: str, tokens: int) -> Made:
         mel = log_mel_spectrogram(mx.array(samples), n_mels=bands, padding=N_SAMPLES)
         return decode(model, pad_or_trim(mel, N_FRAMES, axis=-2).astype(model.dtype), options)
 
-    def side_by_side(rows: int) -> Recognizer:
+    def side_by_side(rows: int) -> "Recognizer":
         found = WhisperRecognizer(model, rows)
         found._decoder.limit = tokens
         return found
@@ -134,11 +135,13 @@ def qwen3(name: str, tokens: int) -> Made:
     )
 
 
-def seconds(recognizer: Recognizer, chunks: list[np.ndarray]) -> float:
+def seconds(recognizer: "Recognizer", chunks: list[np.ndarray]) -> float:
+    from workers.engines.asr.recognizer import Asked
+
     began, waiting, running = time.perf_counter(), list(enumerate(chunks)), 0
     while waiting or running:
         while waiting and running < recognizer.rows:
-            recognizer.add(*waiting.pop(), ENGLISH)
+            recognizer.add(*waiting.pop(), Asked(language="en"))
             running += 1
         for _, heard in recognizer.step():
             running -= 1
