@@ -1,113 +1,113 @@
-"""What every chat engine needs between its tokens and the job's events; no model in it."""
+"""What every engine that generates text needs between its tokens and the job's events; no model in it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from shared.errors import BadRequest
-from shared.events import Delta, Done, Event
+from shared.events import Done, Event
+from workers.choice import Choice
+
+Json = dict[str, Any]
 
 
-def token_budget(prompt_tokens: int, asked: int | None, context_length: int) -> int:
+def token_budget(prompt_tokens: int, asked: int | None, context_length: int, param: str = "messages") -> int:
     """How many tokens may be generated: what was asked, at most what the prompt leaves.
 
-    Raises BadRequest (context_length_exceeded) for a prompt that leaves no room for an answer.
+    `param` is where the prompt is, "messages" or "prompt". Raises BadRequest (context_length_exceeded)
+    for a prompt that leaves no room for an answer, unless none was asked for.
     """
-    if prompt_tokens >= context_length:
+    left = context_length - prompt_tokens
+    if left < 0 or (left == 0 and asked != 0):
+        have = "prompt has" if param == "prompt" else "messages have"
         raise BadRequest(
-            f"This model's context length is {context_length} tokens, but your messages have "
-            f"{prompt_tokens} tokens. Shorten the messages: the answer needs room too.",
-            param="messages",
+            f"This model's context length is {context_length} tokens, but your {have} {prompt_tokens} "
+            f"tokens. Shorten the {param}: the answer needs room too.",
+            param=param,
             code="context_length_exceeded",
         )
-    left = context_length - prompt_tokens
-    return min(asked or left, left)
-
-
-class StopStrings:
-    """Cuts a text that arrives in pieces before the first stop string, wherever the pieces break.
-
-    Of several stop strings the one that is complete first counts; of those that are complete at
-    the same character, the longest.
-    """
-
-    def __init__(self, stops: Iterable[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.hit = False
-
-    def push(self, text: str) -> str:
-        """The text that is now certain to come before any stop string."""
-        text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            self.hit, self._held = True, ""
-            return text[: min(found)[1]]
-        cut = len(text) - self._pending(text)
-        self._held = text[cut:]
-        return text[:cut]
-
-    def flush(self) -> str:
-        """What was held back, when no more can come."""
-        held, self._held = self._held, ""
-        return held
-
-    def _pending(self, text: str) -> int:
-        """Length of the longest end of `text` that is the beginning of a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        sizes = range(min(longest, len(text)), 0, -1)
-        return next((size for size in sizes if any(s.startswith(text[-size:]) for s in self._stops)), 0)
+    return left if asked is None else min(asked, left)
 
 
 class Answer:
-    """The answer of one chat job as it grows.
+    """The answer of one job as it grows, all its choices.
 
-    `add` what each token says and `end` it; `events` hands out what can be said since the last time:
-    at most one Delta, then Done once the answer has ended, which a stop string may do by itself.
+    Say with `add`, `think` and `call` what the tokens are, and `end` every choice; `events` hands out
+    what can be said since the last time: at most one Delta a choice, then Done when every choice has
+    ended, which a stop string may do by itself. What comes for a choice after its end is ignored.
+
+    `cached_tokens` may be set before the end; `reasoning_tokens` is None, and no part of the usage,
+    where the engine does not count them. A job has log-probabilities for all its tokens or for none.
     """
 
-    def __init__(self, prompt_tokens: int, stops: Iterable[str] = ()) -> None:
+    def __init__(self, prompt_tokens: int, stops: Iterable[str] = (), choices: int = 1) -> None:
+        stops = tuple(stops)
+        self.cached_tokens = 0
+        self.reasoning_tokens: int | None = None
         self._prompt_tokens = prompt_tokens
-        self._stops = StopStrings(stops)
-        self._text = ""
-        self._tokens = 0
-        self._said = (0, 0)  # characters and tokens of the deltas so far
-        self._finish_reason: str | None = None
+        self._choices = [Choice(index, stops) for index in range(choices)]
+        self._news: dict[int, Choice] = {}  # those that may have something to say
+        self._open = choices
         self._closed = False
 
-    @property
-    def ended(self) -> bool:
-        return self._finish_reason is not None
+    def ended(self, choice: int = 0) -> bool:
+        return self._choices[choice].finish_reason is not None
 
-    def add(self, text: str, tokens: int = 1) -> None:
-        """What came after the end is ignored."""
-        if self.ended:
-            return
-        self._tokens += tokens
-        self._text += self._stops.push(text)
-        if self._stops.hit:
-            self._finish_reason = "stop"
+    def echo(self, text: str, *, choice: int = 0, logprobs: Sequence[Json] = ()) -> None:
+        """The prompt before its answer: its tokens are not counted, and no stop string cuts it."""
+        if growing := self._growing(choice):
+            growing.echo(text, logprobs)
 
-    def end(self, finish_reason: str) -> None:
-        if not self.ended:
-            self._text += self._stops.flush()
-            self._finish_reason = finish_reason
+    def add(self, text: str, tokens: int = 1, *, choice: int = 0, logprobs: Sequence[Json] = ()) -> None:
+        """Content. A stop string in it ends the choice.
+
+        The log-probabilities of tokens without text wait for the text that completes them. Those of
+        one call belong to the whole of its text: where there are stop strings, call for each token.
+        """
+        if growing := self._growing(choice):
+            growing.add(text, tokens, logprobs)
+            self._open -= growing.finish_reason is not None
+
+    def think(self, text: str, tokens: int = 0, *, choice: int = 0, logprobs: Sequence[Json] = ()) -> None:
+        """Reasoning; its tokens also count as `reasoning_tokens`."""
+        if growing := self._growing(choice):
+            growing.think(text, tokens, logprobs)
+            self.reasoning_tokens = (self.reasoning_tokens or 0) + tokens
+
+    def call(
+        self, deltas: Sequence[Json], tokens: int = 0, *, choice: int = 0, logprobs: Sequence[Json] = ()
+    ) -> None:
+        """Tool calls, as OpenAI's `ChoiceDeltaToolCall`: the first of an `index` has id and name."""
+        if growing := self._growing(choice):
+            growing.call(deltas, tokens, logprobs)
+
+    def end(self, finish_reason: str, choice: int = 0) -> None:
+        if growing := self._growing(choice):
+            growing.end(finish_reason)
+            self._open -= 1
 
     def events(self) -> list[Event]:
-        if self._closed:
-            return []
-        said: list[Event] = []
-        characters, tokens = self._said
-        if len(self._text) > characters:
-            said.append(Delta(self._text[characters:], self._tokens - tokens))
-            self._said = len(self._text), self._tokens
-        if self.ended:
+        said: list[Event] = [delta for choice in self._news.values() if (delta := choice.take())]
+        self._news.clear()
+        if not self._open and not self._closed:
             self._closed = True
             said.append(self._done())
         return said
 
+    def _growing(self, choice: int) -> Choice | None:
+        growing = self._choices[choice]
+        if growing.finish_reason is not None:
+            return None
+        self._news[choice] = growing
+        return growing
+
     def _done(self) -> Done:
-        usage = {
+        tokens = sum(choice.said_tokens for choice in self._choices)
+        usage: Json = {
             "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": self._tokens,
-            "total_tokens": self._prompt_tokens + self._tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self._prompt_tokens + tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
-        return Done({"text": self._text, "finish_reason": self._finish_reason}, usage)
+        if self.reasoning_tokens is not None:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return Done({"choices": [choice.result() for choice in self._choices]}, usage)

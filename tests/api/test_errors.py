@@ -28,7 +28,7 @@ SECRET = "the prompt that no log may show"
         ("POST", CHAT, b"[" * 100_000, 400, "invalid_value", None),
         ("POST", CHAT, b"{}", 400, "missing_required_parameter", "model"),
         ("POST", CHAT, orjson.dumps(chat(temperature=9)), 400, "invalid_value", "temperature"),
-        ("POST", CHAT, orjson.dumps(chat(n=2)), 400, "unsupported_value", "n"),
+        ("POST", CHAT, orjson.dumps(chat(store=True)), 400, "unsupported_value", "store"),
         ("POST", CHAT, orjson.dumps(chat(model="nope")), 404, "model_not_found", "model"),
         ("POST", CHAT, orjson.dumps(chat(model="unserved")), 503, "model_unavailable", None),
         ("POST", CHAT, b" " * (5 << 20), 413, "payload_too_large", None),

@@ -46,6 +46,8 @@ class Drive:
 
     def step(self) -> None:
         for job_id, output in self.engine.step():
+            if job_id not in self.running:  # it ended with an earlier output of this step
+                continue
             self.outputs[job_id].append(output)
             if output.error:
                 self.errors[job_id] = output.error

@@ -8,6 +8,7 @@ from shared.events import Delta, Done
 from tests.engines.conftest import SLOTS
 from tests.engines.drive import Drive, answer, chat
 from workers.engine import Engine
+from workers.engines.echo.script import Fault
 
 STORY = "Tell me a story of a fox and a river, and a bridge."
 LONG = {"max_tokens": 10, "temperature": 0}
@@ -32,7 +33,7 @@ def test_a_job_ends_with_one_done_that_has_the_text_of_its_deltas(engine: Engine
     drive.run()
 
     assert [type(event) for event in drive.events[job.id]].count(Done) == 1
-    assert drive.text(job) == drive.done(job).result["text"] != ""
+    assert drive.text(job) == drive.done(job).result["choices"][0]["text"] != ""
     assert engine.step() == []
 
 
@@ -42,7 +43,7 @@ def test_many_at_once_all_answer(engine: Engine) -> None:
     drive.add(*jobs)
     drive.run()
 
-    assert all(drive.text(job) == drive.done(job).result["text"] != "" for job in jobs)
+    assert all(drive.text(job) == drive.done(job).result["choices"][0]["text"] != "" for job in jobs)
 
 
 def test_a_full_engine_has_no_room_until_a_job_ends(engine: Engine) -> None:
@@ -119,7 +120,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(engine: Engine
 
 def test_max_tokens_ends_an_answer_with_length(engine: Engine) -> None:
     done = answer(engine, chat(STORY, max_tokens=3, temperature=0))
-    assert done.result["finish_reason"] == "length"
+    assert done.result["choices"][0]["finish_reason"] == "length"
     assert done.usage["completion_tokens"] == 3
 
 
@@ -129,7 +130,7 @@ def test_max_completion_tokens_counts_before_max_tokens(engine: Engine) -> None:
 
 
 def test_a_stop_string_across_token_borders_is_cut_out(engine: Engine) -> None:
-    text = answer(engine, chat(STORY, **LONG)).result["text"]
+    text = answer(engine, chat(STORY, **LONG)).result["choices"][0]["text"]
     space = text.index(" ", len(text) // 2)
     stop = text[space - 2 : space + 2]
     job, drive = chat(STORY, stop=[stop, "not said"], **LONG), Drive(engine)
@@ -137,7 +138,7 @@ def test_a_stop_string_across_token_borders_is_cut_out(engine: Engine) -> None:
     drive.add(job)
     drive.run()
 
-    assert drive.done(job).result == {"text": text[: text.index(stop)], "finish_reason": "stop"}
+    assert drive.done(job).result["choices"] == [{"text": text[: text.index(stop)], "finish_reason": "stop"}]
     assert drive.text(job) == text[: text.index(stop)]
 
 
@@ -159,11 +160,11 @@ def test_the_tokens_of_the_deltas_are_those_of_the_usage(engine: Engine) -> None
 def test_parts_of_a_message_are_one_text(engine: Engine) -> None:
     parts = [{"type": "text", "text": "Tell me a story"}, {"type": "text", "text": "about a fox."}]
     done = answer(engine, chat(messages=[{"role": "user", "content": parts}], **LONG))
-    assert done.result["text"]
+    assert done.result["choices"][0]["text"]
 
 
 def test_rendering_in_one_go_says_what_rendering_one_by_one_says(engine: Engine) -> None:
-    text = answer(engine, chat(STORY, **LONG)).result["text"]
+    text = answer(engine, chat(STORY, **LONG)).result["choices"][0]["text"]
     for stop in (None, text[len(text) // 2 :][:5]):
         job, drive = chat(STORY, stop=stop, **LONG), Drive(engine)
         drive.add(job)
@@ -182,16 +183,15 @@ def test_rendering_in_one_go_says_what_rendering_one_by_one_says(engine: Engine)
 
 def test_a_job_that_cannot_be_run_does_not_disturb_the_rest(engine: Engine) -> None:
     alone = answer(engine, chat(STORY, **LONG))
-    good, bad, drive = chat(STORY, **LONG), chat(STORY, echo={"fail_at": 2}, **LONG), Drive(engine)
+    good, bad, drive = chat(STORY, **LONG), chat(STORY, echo={"raise_in": "add"}, **LONG), Drive(engine)
     drive.add(good)
     prepared = engine.prepare(bad, None)
-    if hasattr(prepared.work, "tokens"):
-        prepared.work.tokens = []  # nothing that a client can send breaks a real model's row
-    engine.add(prepared)
-    drive.running.append(bad.id)
-    drive.outputs[bad.id], drive.events[bad.id] = [], []
+    for sequence in getattr(prepared.work, "sequences", ()):
+        sequence.tokens = []  # nothing that a client can send breaks a real model's row
 
+    with pytest.raises((ValueError, Fault)):
+        engine.add(prepared)
     drive.run()
 
-    assert list(drive.errors) == [bad.id]
+    assert not drive.errors
     assert drive.done(good) == alone

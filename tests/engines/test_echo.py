@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from shared.errors import BadRequest
-from shared.events import Delta
+from shared.events import Delta, Done
 from shared.manifest import ModelEntry
 from shared.transcript import passages
 from tests.engines.drive import Drive, answer, chat, spec
@@ -23,28 +23,34 @@ def engine_with(**options: object) -> Engine:
     return echo.load(ModelEntry(id="echo", engine="echo", options=options), None)
 
 
+def whole(done: Done) -> dict:
+    """The only choice of an answer."""
+    [choice] = done.result["choices"]
+    return choice
+
+
 def test_repeats_the_last_user_message_word_by_word(echo_engine: Engine) -> None:
     job, drive = chat("one  two\nthree"), Drive(echo_engine)
     drive.add(job)
     drive.run()
     assert [event.text for event in drive.events[job.id][:-1]] == ["one", "  two", "\nthree"]
-    assert drive.done(job).result == {"text": "one  two\nthree", "finish_reason": "stop"}
+    assert whole(drive.done(job)) == {"text": "one  two\nthree", "finish_reason": "stop"}
 
 
 def test_a_script_sets_the_length_by_repeating(echo_engine: Engine) -> None:
-    assert answer(echo_engine, chat("a b", echo={"tokens": 5})).result["text"] == "a b a b a"
-    assert answer(echo_engine, chat("a b", echo={"tokens": 0})).result["text"] == ""
+    assert answer(echo_engine, chat("a b", echo={"tokens": 5})).result["choices"][0]["text"] == "a b a b a"
+    assert answer(echo_engine, chat("a b", echo={"tokens": 0})).result["choices"][0]["text"] == ""
 
 
 def test_options_are_the_script_of_a_request_without_one() -> None:
     engine = engine_with(tokens=3)
-    assert answer(engine, chat("a")).result["text"] == "a a a"
-    assert answer(engine, chat("a", echo={"tokens": 1})).result["text"] == "a"
+    assert answer(engine, chat("a")).result["choices"][0]["text"] == "a a a"
+    assert answer(engine, chat("a", echo={"tokens": 1})).result["choices"][0]["text"] == "a"
 
 
 def test_an_answer_without_words_ends_at_once(echo_engine: Engine) -> None:
     done = answer(echo_engine, chat(" "))
-    assert done.result == {"text": "", "finish_reason": "stop"}
+    assert whole(done) == {"text": "", "finish_reason": "stop"}
     assert done.usage["completion_tokens"] == 0
 
 
@@ -90,7 +96,7 @@ def test_a_script_ends_the_process() -> None:
 @pytest.mark.parametrize("hang", ["gil", "free"])
 def test_a_script_hangs_a_step(echo_engine: Engine, hang: str) -> None:
     job = chat("a b", echo={"hang_at": 1, "hang": hang, "hang_ms": 1})
-    assert answer(echo_engine, job).result["text"] == "a b"
+    assert answer(echo_engine, job).result["choices"][0]["text"] == "a b"
 
 
 def test_a_step_of_the_whole_batch_is_one_tick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_a_worker_that_slept_through_its_lease_says_nothing_more(bench: Bench) -
     assert isinstance(bench.end(job_id), Done)
     time.sleep(1.5)  # the sleeper would have spoken by now
     *deltas, done = bench.events(job_id)
-    assert "".join(delta.text for delta in deltas) == done.result["text"] == "one two three"
+    assert "".join(delta.text for delta in deltas) == done.result["choices"][0]["text"] == "one two three"
     assert bench.redis.hget(StrictJob.key_for(job_id), "attempt") == b"3"
 
 

@@ -20,7 +20,7 @@ def test_a_job_says_deltas_and_then_one_done(bench: Bench) -> None:
     job_id = bench.submit("one two three")
     assert isinstance(bench.end(job_id), Done)
     *deltas, done = bench.events(job_id)
-    assert "".join(delta.text for delta in deltas) == done.result["text"] == "one two three"
+    assert "".join(delta.text for delta in deltas) == done.result["choices"][0]["text"] == "one two three"
     assert all(isinstance(delta, Delta) for delta in deltas)
     assert bench.redis.ttl(keys.events(job_id)) > 0
 

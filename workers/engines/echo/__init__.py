@@ -1,13 +1,14 @@
 """Echo: an engine without a model, for trying, testing and measuring everything around one.
 
-A chat answer repeats the last user message, one word a token, within `max_tokens` and before any
-stop string. A transcription says the size and the SHA-256 of the file, one word a passage, and goes on
-where an earlier attempt stopped. One step advances every job
-by one word and takes `step_ms`, however many jobs there are.
+A chat answer repeats the last user message, a completion its prompt, one word a token, within
+`max_tokens` and before any stop string; a script makes it say something else, think, or call the
+request's tools. A transcription says the size and the SHA-256 of the file, one word a passage, and goes
+on where an earlier attempt stopped. One step advances every choice of every job by one word and takes
+`step_ms`, however many there are.
 
-The manifest's `options` and each request script it (`script.py` has the fields): a chat request in
-its metadata, `{"metadata": {"echo": "{\\"tokens\\": 64, \\"fail_at\\": 3}"}}`, a transcription in its
-prompt, `echo:{"tokens": 64}`. A script can end the process: don't serve this engine to strangers.
+The manifest's `options` and each request script it (`script.py` has the fields): a chat or completion
+request in its metadata, `{"metadata": {"echo": "{\\"tokens\\": 64, \\"fail_at\\": 3}"}}`, a transcription
+in its prompt, `echo:{"tokens": 64}`. A script can end the process: don't serve this engine to strangers.
 """
 
 import os
@@ -37,7 +38,7 @@ def load(entry: ModelEntry, path: Path | None = None) -> "EchoEngine":
 
 
 class EchoEngine:
-    """Serves chat and transcription, `slots` jobs at once."""
+    """Serves chat, completion and transcription, `slots` jobs at once."""
 
     def __init__(self, options: Options, slots: int = 8, context_length: int | None = None) -> None:
         self.slots = slots
@@ -45,11 +46,11 @@ class EchoEngine:
         self._context_length = context_length
         self._pace = Pace(options.step_ms / 1000)
         self._running: dict[str, Job] = {}
-        self._voices: dict[str, jobs.Chat | jobs.Speech] = {}
+        self._voices: dict[str, jobs.Voice] = {}
 
     def prepare(self, spec: JobSpec, file: str | None, said: Sequence[Delta] = ()) -> Prepared:
         job = jobs.prepare(spec, file, said, self._options, self._context_length)
-        return Prepared(spec, job, len(job.words))
+        return Prepared(spec, job, job.voice.steps)
 
     def has_room(self, prepared: Prepared) -> bool:
         return len(self._running) < self.slots
@@ -97,6 +98,6 @@ def _advance(job_id: str, job: Job) -> Output:
         hang(script.hang_ms / 1000, script.hang == "gil")
     if script.fail_at == step:
         return Output(error=Fault(f"the script fails at step {step}"))
-    if isinstance(job.voice, jobs.Speech) and job.said < len(job.words):
+    if job.hears:
         log_heard(job_id, job.said)
     return job.next()

@@ -1,5 +1,6 @@
 """What the echo engine has been told to do: by its options, and by each request."""
 
+import json
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,17 +14,35 @@ Step = Annotated[int, Meta(ge=1)]
 Milliseconds = Annotated[float, Meta(ge=0)]
 
 PREFIX = "echo:"  # of a transcription's `prompt` that is a script
+TEXT = ("chat", "completion")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A call of one of the request's tools: without a name the first, or the one that must be called."""
+
+    name: str | None = None
+    arguments: dict[str, Any] | str = {}
+
+    @property
+    def written(self) -> str:
+        return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one job goes. Steps count from 1, and step n says token n.
+
+    `text` is said instead of what the request says, `think` before it as reasoning (unless the request
+    wants none), `call` instead of it where the request has tools; with `text` both.
 
     `fail_at` costs that job alone, `crash_at` ends the process by SIGKILL, `hang_at` makes the step
     take `hang_ms`, with the GIL held ("gil") or released ("free"). `raise_in` raises where an engine
     with a bug would, "step" costing the whole batch.
     """
 
-    tokens: Count | None = None  # length of the answer, by repetition; None: each word once
+    tokens: Count | None = None  # length of the text, by repetition; None: each word once
+    text: str | None = None
+    think: str | None = None
+    call: Call | list[Call] | None = None
     prepare_ms: Milliseconds = 0
     fail_at: Step | None = None
     crash_at: Step | None = None
@@ -31,6 +50,10 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hang: Literal["gil", "free"] = "free"
     hang_ms: Milliseconds = 3_600_000
     raise_in: Literal["prepare", "add", "step"] | None = None
+
+    @property
+    def calls(self) -> list[Call]:
+        return self.call if isinstance(self.call, list) else [self.call] if self.call else []
 
 
 class Options(Script, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +83,7 @@ def script_of(spec: JobSpec, options: Options) -> Script:
 
 
 def _raw_script(spec: JobSpec) -> tuple[str | None, str]:
-    if spec.task == "chat":
+    if spec.task in TEXT:
         return (spec.params.get("metadata") or {}).get("echo"), "metadata"
     prompt = spec.params.get("prompt") or ""
     return (prompt.removeprefix(PREFIX) if prompt.startswith(PREFIX) else None), "prompt"
@@ -68,5 +91,5 @@ def _raw_script(spec: JobSpec) -> tuple[str | None, str]:
 
 def _fields(told: Any) -> dict[str, Any]:
     if isinstance(told, Options):
-        return {name: getattr(told, name) for name in Script.__struct_fields__}
+        return {name: msgspec.to_builtins(getattr(told, name)) for name in Script.__struct_fields__}
     return dict(told)

@@ -1,0 +1,1 @@
+"""The answer to a completion request in OpenAI's shapes."""
