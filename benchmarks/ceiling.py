@@ -1,9 +1,9 @@
 """The ceiling: mlx-lm's bare BatchGenerator, with nothing around it.
 
-The same model folder, prompts, lengths, closed loop and generator options as the engine's own (it is
-the engine's own function that builds it), but prompts are tokenised before the clock starts and
-tokens are never turned into text. It runs in a process of its own, which idles while the other side is
-measured: MLX keeps to one thread for life, and the client's event loop to another.
+The same model folder, prompts, lengths, closed loop and pieces of prompts as the engine has, but prompts
+are tokenised before the clock starts and tokens are never turned into text. It runs in a process of its own,
+which idles while the other side is measured: MLX keeps to one thread for life, and the client's event loop
+to another.
 """
 
 import asyncio
@@ -42,11 +42,19 @@ def _serve(pipe: Connection, path: Path, slots: int) -> None:
     from workers import memory
 
     memory.preload_blas()
-    from workers.engines.llm import batch_generator, load_model
+    from mlx_lm.generate import BatchGenerator
+
+    from workers.engines.llm import Options, load_model
 
     memory.set_wired_limit()
     model, tokenizer, _ = load_model(path)
-    generator = batch_generator(model, tokenizer, slots)
+    generator = BatchGenerator(
+        model,
+        stop_tokens=[[token] for token in sorted(tokenizer.eos_token_ids)],
+        completion_batch_size=slots,
+        prefill_batch_size=slots,
+        prefill_step_size=Options().settled().prefill_step,
+    )
     try:
         while True:
             plan, seed = pipe.recv()

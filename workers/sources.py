@@ -15,7 +15,7 @@ from pathlib import Path
 Progress = Callable[[str, int, int], None]  # phase, bytes done, bytes in all (0: not known)
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.tiktoken", "*.model")
-UNWANTED = ("onnx/*", "original/*", "openvino/*", "coreml/*")
+UNWANTED = ("onnx/*", "original/*", "openvino/*", "coreml/*", "[0-9]*_adapters.safetensors")
 POLL = 0.2  # seconds between looks at how far a download has come
 
 
@@ -61,9 +61,12 @@ def check_hash(path: Path, sha256: str) -> None:
         )
 
 
-def fetch_snapshot(repo: str, revision: str | None, folder: Path, progress: Progress) -> None:
+def fetch_snapshot(
+    repo: str, revision: str | None, folder: Path, progress: Progress, whole: str = "config.json"
+) -> None:
     """Download the files of a hub repo that a model needs into `folder`, going on where an earlier
-    download stopped. HF_TOKEN and HF_ENDPOINT are honoured. Raises WeightsError."""
+    download stopped; a repo without the file `whole` is refused. HF_TOKEN and HF_ENDPOINT are honoured.
+    Raises WeightsError."""
     from huggingface_hub import HfApi, errors, snapshot_download
 
     endpoint = os.environ.get("HF_ENDPOINT")
@@ -72,8 +75,8 @@ def fetch_snapshot(repo: str, revision: str | None, folder: Path, progress: Prog
         # a half-filled folder as if it were whole.
         info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if _wanted(file.rfilename)}
-        if not any(name.endswith(".safetensors") for name in sizes) or "config.json" not in sizes:
-            raise WeightsError(f"{repo} has no config.json or no *.safetensors: MLX cannot load it.")
+        if not any(name.endswith(".safetensors") for name in sizes) or whole not in sizes:
+            raise WeightsError(f"{repo} has no {whole} or no *.safetensors: MLX cannot load it.")
         with _watched(folder, sum(sizes.values()), progress):
             snapshot_download(
                 repo, revision=info.sha, local_dir=folder, allow_patterns=list(sizes), endpoint=endpoint

@@ -26,8 +26,9 @@ from workers.conversion import convert_in_child, sync
 from workers.memory import likely_device
 from workers.sources import Progress, WeightsError, fetch_snapshot, fetch_wheel
 
-__all__ = ["Progress", "WeightsError", "describe", "ensure", "is_ready", "settle"]
+__all__ = ["CONFIG", "Progress", "WeightsError", "describe", "ensure", "is_ready", "settle"]
 
+CONFIG = "config.json"  # the file that makes a folder a model
 SPEECH = re.compile(
     r"asr|whisper|parakeet|canary|moonshine|sensevoice|voxtral|stt|speech2text", re.IGNORECASE
 )
@@ -43,24 +44,27 @@ class Marker(msgspec.Struct, frozen=True):
     downloaded_at: float  # Unix seconds
 
 
-def ensure(entry: ModelEntry, models_dir: Path, progress: Progress | None = None) -> Path:
+def ensure(
+    entry: ModelEntry, models_dir: Path, progress: Progress | None = None, whole: str = CONFIG
+) -> Path:
     """The folder that the entry's engine loads, downloaded and converted if it is not there yet.
 
     `progress(phase, done, total)` is called with the phases "wait" (another process is making the
     same folder), "download" and "convert", in bytes; a total of 0 is not known. Needs no network
-    when the folder is there. Raises WeightsError.
+    when the folder is there. `whole` is the file without which a folder is not what is asked for: an
+    adapter has another than a model. Raises WeightsError.
     """
     folder = _folder(entry, models_dir)
-    if is_ready(entry, models_dir):
+    if is_ready(entry, models_dir, whole):
         return folder
     if not _is_remote(entry):
-        raise WeightsError(f"{entry.id}: there is no model in {folder}: config.json is missing.")
+        raise WeightsError(f"{entry.id}: there is no model in {folder}: {whole} is missing.")
     progress = progress or (lambda phase, done, total: None)
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         with _locked(models_dir / f".{entry.id}.lock", progress) as lock:
-            if not is_ready(entry, models_dir):  # another process may have made it meanwhile
-                _make(entry, models_dir, progress, lock)
+            if not is_ready(entry, models_dir, whole):  # another process may have made it meanwhile
+                _make(entry, models_dir, progress, lock, whole)
     except WeightsError as error:
         raise WeightsError(f"{entry.id}: {error}") from error
     except OSError as error:
@@ -71,12 +75,12 @@ def ensure(entry: ModelEntry, models_dir: Path, progress: Progress | None = None
     return folder
 
 
-def is_ready(entry: ModelEntry, models_dir: Path) -> bool:
+def is_ready(entry: ModelEntry, models_dir: Path, whole: str = CONFIG) -> bool:
     """True if `ensure` would return at once."""
     if not entry.source:
         return True  # the echo engine has no weights
     if not _is_remote(entry):
-        return (Path(entry.source) / "config.json").is_file()
+        return (Path(entry.source) / whole).is_file()
     marker = _read_marker(models_dir / entry.id)
     if marker is None or (marker.source, marker.sha256) != (entry.source, entry.sha256):
         return False
@@ -110,7 +114,7 @@ def _engine_of(config: dict[str, Any]) -> str:
     return "asr" if speech else "llm"
 
 
-def _make(entry: ModelEntry, models_dir: Path, progress: Progress, lock: int) -> None:
+def _make(entry: ModelEntry, models_dir: Path, progress: Progress, lock: int, whole: str) -> None:
     """Download, convert and publish. The lock is held: every partial folder is a dead process's."""
     for stale in models_dir.glob(f".{entry.id}.partial-*"):
         shutil.rmtree(stale)
@@ -126,7 +130,7 @@ def _make(entry: ModelEntry, models_dir: Path, progress: Progress, lock: int) ->
             hub = HUB.fullmatch(entry.source)
             digest = format(zlib.crc32(entry.source.encode()), "x")
             made = models_dir / f".{entry.id}.download-{digest}"  # kept when interrupted: it goes on there
-            fetch_snapshot(hub["repo"], hub["revision"], made, progress)
+            fetch_snapshot(hub["repo"], hub["revision"], made, progress, whole)
             precision = "any"
         _publish(entry, made, models_dir / entry.id, partial, precision)
     finally:

@@ -22,8 +22,9 @@ SEEDED = {"seed": 7, "temperature": 0.9, "top_p": 0.95, "max_tokens": 8}
 
 def test_answers_a_question(llm_engine: Engine) -> None:
     done = answer(llm_engine, chat("What is the capital of France?", temperature=0))
-    assert "Paris" in done.result["text"]
-    assert done.result["finish_reason"] == "stop"
+    [choice] = done.result["choices"]
+    assert "Paris" in choice["text"]
+    assert choice["finish_reason"] == "stop"
 
 
 def test_a_batch_of_eight_says_what_each_says_alone(llm_engine: Engine) -> None:
@@ -65,14 +66,14 @@ def test_a_long_prompt_can_be_aborted_while_it_is_read(llm_engine: Engine) -> No
 def test_a_logit_bias_chooses_the_token(llm_engine: Engine) -> None:
     [token] = llm_engine._tokenizer.encode("Yes", add_special_tokens=False)
     job = chat("Hi", logit_bias={str(token): 100}, temperature=0, max_tokens=3)
-    assert answer(llm_engine, job).result["text"] == "YesYesYes"
+    assert answer(llm_engine, job).result["choices"][0]["text"] == "YesYesYes"
 
 
 def test_penalties_forbid_what_was_said(llm_engine: Engine) -> None:
     [token] = llm_engine._tokenizer.encode("Yes", add_special_tokens=False)
     biased = {"logit_bias": {str(token): 100}, "temperature": 0, "max_tokens": 3}
     for penalty in ({"repetition_penalty": 1e6}, {"frequency_penalty": 2, "presence_penalty": 2}):
-        text = answer(llm_engine, chat("Hi", **biased, **penalty)).result["text"]
+        text = answer(llm_engine, chat("Hi", **biased, **penalty)).result["choices"][0]["text"]
         expected = 1 if "repetition_penalty" in penalty else 3  # 2 + 2 does not outweigh 100
         assert text.count("Yes") == expected
 
@@ -97,28 +98,37 @@ def test_the_roles_that_the_template_does_not_know_are_read_as_system(llm_engine
         llm_engine.prepare(chat(messages=[{"role": role, "content": "Be brief."}, *said]), None)
         for role in ("developer", "system")
     )
-    assert developer.work.tokens == system.work.tokens
+    assert developer.work.sequences[0].tokens == system.work.sequences[0].tokens
 
 
 def test_without_a_limit_the_answer_may_fill_the_context(llm_engine: Engine) -> None:
-    prepared = llm_engine.prepare(chat("Hi"), None)
-    assert prepared.work.max_tokens == 8192 - len(prepared.work.tokens)
+    [sequence] = llm_engine.prepare(chat("Hi"), None).work.sequences
+    assert sequence.max_tokens == 8192 - len(sequence.tokens)
 
 
-def test_a_sampler_that_raises_costs_its_own_row(llm_engine: Engine) -> None:
-    good, bad, drive = chat("Hi", **GREEDY), chat("Hi", **SEEDED), Drive(llm_engine)
-    alone = answer(llm_engine, chat("Hi", **GREEDY))
+def test_a_grammar_that_breaks_or_raises_costs_its_own_row(llm_engine: Engine) -> None:
+    good, alone = chat("Hi", **GREEDY), answer(llm_engine, chat("Hi", **GREEDY))
+    drive = Drive(llm_engine)
     drive.add(good)
-    prepared = llm_engine.prepare(bad, None)
-    prepared.work.sampling = replace(prepared.work.sampling, top_k=10**9)  # more than the library takes
-    llm_engine.add(prepared)
-    drive.running.append(bad.id)
-    drive.outputs[bad.id], drive.events[bad.id] = [], []
+    for breaks in (lambda grammar: grammar.accept(0), lambda grammar: setattr(grammar, "matcher", Raising())):
+        bad = chat("Hi", response_format={"type": "json_object"}, **GREEDY)
+        prepared = llm_engine.prepare(bad, None)
+        breaks(prepared.work.sequences[0].samples[0].constraint)
+        llm_engine.add(prepared)
+        drive.running.append(bad.id)
+        drive.outputs[bad.id], drive.events[bad.id] = [], []
 
     drive.run()
 
-    assert "top_k" in str(drive.errors[bad.id])
+    assert len(drive.errors) == 2
     assert drive.done(good) == alone
+
+
+class Raising:
+    """A matcher that is broken in a way in which llguidance's never is."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError
 
 
 def test_a_step_that_fails_costs_its_jobs_and_not_the_engine(starters: Any) -> None:
@@ -131,7 +141,7 @@ def test_a_step_that_fails_costs_its_jobs_and_not_the_engine(starters: Any) -> N
     model.broken = False
 
     assert [type(error) for error in drive.errors.values()] == [EngineError, EngineError]
-    assert answer(engine, chat("Hi", **GREEDY)).result["text"]
+    assert answer(engine, chat("Hi", **GREEDY)).result["choices"][0]["text"]
     engine.close()
 
 
@@ -146,7 +156,7 @@ def test_short_jobs_leave_no_memory_behind(llm_engine: Engine) -> None:
         for _ in range(jobs // 8):
             for n in range(8):
                 prepared = llm_engine.prepare(chat("Hi", max_tokens=1, temperature=n % 2), None)
-                prepared.work.tokens = prepared.work.tokens[:3]
+                prepared.work.sequences[0].tokens = prepared.work.sequences[0].tokens[:3]
                 llm_engine.add(prepared)
                 llm_engine.forget(prepared.spec.id)
             while llm_engine.step() or not llm_engine.has_room(prepared):

@@ -1,56 +1,30 @@
-"""The engine: many chats in one continuous batch of mlx-lm's BatchGenerator."""
+"""The engine: many chats and completions in one continuous batch."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import msgspec
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from shared.errors import EngineError
 from shared.events import Delta, Event
 from shared.jobs import JobSpec
-from shared.tasks.chat import Request
-from workers.answer import token_budget
 from workers.engine import Output, Prepared
-from workers.engines.llm.generator import Options, Prefill, batch_generator
-from workers.engines.llm.prompt import ChatTemplate
-from workers.engines.llm.sampling import (
-    Bent,
-    Bias,
-    Defaults,
-    Guard,
-    SamplerPool,
-    Sampling,
-    bias_of,
-    sampling_of,
-)
-from workers.engines.llm.voice import Token, Voice
-
-
-class Chat(msgspec.Struct):
-    """A prepared chat."""
-
-    tokens: list[int]
-    max_tokens: int
-    sampling: Sampling
-    bias: Bias
-    voice: Voice
-
-
-class Row(msgspec.Struct):
-    """A job in the generator."""
-
-    job_id: str
-    guards: list[Guard]
-
-    @property
-    def error(self) -> Exception | None:
-        return next((guard.error for guard in self.guards if guard.error), None)
+from workers.engines.llm import caches
+from workers.engines.llm.decoding import Said
+from workers.engines.llm.generator import Generator
+from workers.engines.llm.models import Models
+from workers.engines.llm.options import Options
+from workers.engines.llm.prefixes import Prefixes
+from workers.engines.llm.preparation import Preparation
+from workers.engines.llm.reading import Read
+from workers.engines.llm.said import Cached, PromptScores, Token
+from workers.engines.llm.sampling import Defaults
+from workers.engines.llm.voice import Voice
 
 
 class LlmEngine:
-    """Serves `slots` chats at once. `vocabulary` is the number of logits."""
+    """Serves `slots` answers at once. `vocabulary` is the number of logits."""
 
     def __init__(
         self,
@@ -62,65 +36,35 @@ class LlmEngine:
         vocabulary: int,
         defaults: Defaults,
         options: Options,
+        draft: Any = None,
     ) -> None:
-        self.slots = slots
-        self._model, self._tokenizer = model, tokenizer
-        self._context_length, self._vocabulary, self._defaults = context_length, vocabulary, defaults
-        self._options = options
-        self._template = ChatTemplate(tokenizer)
-        self._samplers = SamplerPool()
-        self._prefill = Prefill(options)
-        self._waiting: dict[str, Chat] = {}
+        self._models, self._tokenizer = Models(model, draft), tokenizer
+        self.slots = _slots(self._models, slots)
+        self._vocabulary, self._options = vocabulary, options.settled()
+        self._prefixes = Prefixes(self._models, self._options.prompt_cache_bytes)
+        self._preparation = Preparation(
+            tokenizer,
+            slots=self.slots,
+            context_length=context_length,
+            vocabulary=vocabulary,
+            defaults=defaults,
+            boundaries=self._prefixes.needs_boundaries,
+        )
         self._voices: dict[str, Voice] = {}
         self._start()
 
     def _start(self) -> None:
-        self._generator = batch_generator(self._model, self._tokenizer, self.slots, self._options)
-        self._prefill.clear()
-        self._rows: dict[int, Row] = {}
-        self._uids: dict[str, int] = {}
+        ends = self._tokenizer.eos_token_ids
+        self._generator = Generator(
+            self._models, self._vocabulary, ends, self.slots, self._options, self._prefixes
+        )
+        self._open: dict[str, int] = {}  # choices of a job that have not ended
+
+    # --- any thread
 
     def prepare(self, spec: JobSpec, file: str | None, said: Sequence[Delta] = ()) -> Prepared:
-        request = msgspec.convert(spec.params, Request)
-        tokens = self._template.tokens(request)
-        chat = Chat(
-            tokens,
-            token_budget(len(tokens), request.token_limit, self._context_length),
-            sampling_of(request, self._defaults, self._vocabulary),
-            bias_of(request, self._defaults, self._vocabulary),
-            Voice(self._tokenizer.detokenizer, len(tokens), request.stop_strings),
-        )
-        return Prepared(spec, chat, chat.max_tokens + len(tokens))
-
-    def has_room(self, prepared: Prepared) -> bool:
-        return len(self._waiting) + len(self._rows) < self.slots
-
-    def add(self, prepared: Prepared) -> None:
-        self._voices[prepared.spec.id] = prepared.work.voice
-        self._waiting[prepared.spec.id] = prepared.work
-
-    def step(self) -> list[tuple[str, Output]]:
-        refused = self._admit()
-        if not self._rows:
-            return refused
-        try:
-            with self._generator.stats() as stats:
-                read, said = self._generator.next()
-        except Exception as error:
-            return refused + self._break(error)
-        self._prefill.advance(read)
-        self._prefill.measure(stats.prompt_tokens, stats.prompt_time)
-        outputs = refused + [self._output(r.uid, r.token, r.finish_reason) for r in said] + self._faults()
-        if not self._rows and not self._waiting:
-            mx.clear_cache()
-        return outputs
-
-    def abort(self, job_id: str) -> None:
-        self._waiting.pop(job_id, None)
-        if (uid := self._uids.get(job_id)) is not None:
-            self._forget_row(uid)
-            with mx.stream(self._generator.stream):
-                self._generator.remove([uid])
+        work = self._preparation.work(spec)
+        return Prepared(spec, work, work.size)
 
     def render(self, job_id: str, outputs: Iterable[Output]) -> list[Event]:
         voice = self._voices.get(job_id)
@@ -129,60 +73,97 @@ class LlmEngine:
     def forget(self, job_id: str) -> None:
         self._voices.pop(job_id, None)
 
+    # --- the engine thread
+
+    def has_room(self, prepared: Prepared) -> bool:
+        return len(self._open) < self.slots
+
+    def add(self, prepared: Prepared) -> None:
+        job_id, work = prepared.spec.id, prepared.work
+        if not all(sequence.tokens for sequence in work.sequences):
+            raise ValueError("a prompt has no tokens")
+        self._voices[job_id] = work.voice
+        self._open[job_id] = work.choices
+        for sequence in work.sequences:
+            self._generator.add(sequence)
+
+    def step(self) -> list[tuple[str, Output]]:
+        if self._generator.idle:
+            return []
+        try:
+            read, said = self._generator.step()
+            outputs = self._read(read) + self._said(said) + self._faults()
+            self._silence()
+        except Exception as error:
+            return self._break(error)
+        if self._generator.idle:
+            mx.clear_cache()
+        return outputs
+
+    def abort(self, job_id: str) -> None:
+        if self._open.pop(job_id, None) is not None:
+            self._generator.remove(job_id)
+
     def close(self) -> None:
-        self._waiting.clear()
-        self._rows.clear()
-        self._generator.close()
-        del self._generator, self._model
+        self._open.clear()
+        del self._generator, self._prefixes, self._models
         mx.clear_cache()
 
-    def _admit(self) -> list[tuple[str, Output]]:
-        """Hand waiting prompts, oldest first, to the generator while the step's budget lasts."""
-        refused = []
-        while self._waiting:
-            job_id, chat = next(iter(self._waiting.items()))
-            if not self._prefill.fits(len(chat.tokens)):
-                break
-            del self._waiting[job_id]
-            try:
-                self._insert(job_id, chat)
-            except Exception as error:
-                refused.append((job_id, Output(error=error)))
-        return refused
+    def _read(self, read: list[Read]) -> list[tuple[str, Output]]:
+        outputs = []
+        for prompt, _ in read:
+            sequence = prompt.sequence
+            if prompt.cached:
+                outputs.append(self._output(sequence.job_id, Cached(prompt.cached)))
+            if sequence.score_prompt:
+                outputs.append(self._output(sequence.job_id, PromptScores(sequence.prompt, prompt.scored)))
+            if not sequence.max_tokens:
+                ends = [Token(None, "length", sample.choice) for sample in sequence.samples]
+                outputs += [self._output(sequence.job_id, end) for end in ends]
+        return outputs
 
-    def _insert(self, job_id: str, chat: Chat) -> None:
-        sampler = self._samplers.sampler(chat.sampling)
-        bent = Bent(chat.bias, len(chat.tokens))
-        [uid] = self._generator.insert(
-            [chat.tokens], [chat.max_tokens], samplers=[sampler], logits_processors=[[bent] if bent else []]
-        )
-        self._rows[uid] = Row(job_id, [guard for guard in (sampler, bent) if guard])
-        self._uids[job_id] = uid
-        self._prefill.begin(uid, len(chat.tokens))
+    def _said(self, said: list[Said]) -> list[tuple[str, Output]]:
+        outputs = [self._output(row.job_id, token) for row, tokens in said for token in tokens]
+        self._generator.end([row for row, tokens in said if tokens[-1].finish_reason])
+        return outputs
 
-    def _output(self, uid: int, token: int, finish_reason: str | None) -> tuple[str, Output]:
-        job_id = self._rows[uid].job_id
-        if finish_reason:
-            self._forget_row(uid)
-        return job_id, Output(Token(token, finish_reason), last=finish_reason is not None)
+    def _output(self, job_id: str, payload: Any) -> tuple[str, Output]:
+        """A job's last output is that which ends the last of its choices."""
+        if not (isinstance(payload, Token) and payload.finish_reason):
+            return job_id, Output(payload)
+        self._open[job_id] -= 1
+        if last := not self._open[job_id]:
+            del self._open[job_id]
+        return job_id, Output(payload, last=last)
 
     def _faults(self) -> list[tuple[str, Output]]:
-        failed = [(row.job_id, row.error) for row in self._rows.values() if row.error]
-        for job_id, _ in failed:
+        """A row whose grammar broke ends its job and no other."""
+        rows = self._generator.rows
+        failed = {row.job_id: row.constraint.error for row in rows if row.constraint and row.constraint.error}
+        for job_id in failed:
             self.abort(job_id)
-        return [(job_id, Output(error=error)) for job_id, error in failed]
+        return [(job_id, Output(error=error)) for job_id, error in failed.items()]
+
+    def _silence(self) -> None:
+        """Choices that a stop string has ended need no more tokens, though others of their job do."""
+        several = [row for row in self._generator.rows if self._open[row.job_id] > 1]
+        done = [row for row in several if self._voices[row.job_id].ended(row.sample.choice)]
+        self._generator.end(done)
+        for row in done:
+            self._open[row.job_id] -= 1
 
     def _break(self, error: Exception) -> list[tuple[str, Output]]:
         """A step that failed leaves its rows in no state to go on from: end them, and begin anew."""
-        failed = [row.job_id for row in self._rows.values()]
-        self._generator.close()
+        failed = list(self._open)
         self._start()
         mx.clear_cache()
         broken = EngineError(f"The model failed in a step ({type(error).__name__}); try again.")
         broken.__cause__ = error
         return [(job_id, Output(error=broken)) for job_id in failed]
 
-    def _forget_row(self, uid: int) -> None:
-        row = self._rows.pop(uid)
-        del self._uids[row.job_id]
-        self._prefill.end(uid)
+
+def _slots(models: Models, slots: int) -> int:
+    """Raises ValueError for a draft model beside caches that cannot be cut back."""
+    if models.draft and not (caches.shortens(models.make_cache()) and models.rows != "one"):
+        raise ValueError("options.draft_model: this model, or its draft, has a cache that cannot be cut back")
+    return 1 if models.rows == "one" else slots

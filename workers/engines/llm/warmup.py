@@ -18,8 +18,8 @@ def warm_up(engine: Engine, prompt_words: int, seconds: float = SECONDS) -> None
     Raises what a step raised: a model that cannot answer now cannot answer at all.
     """
     end = time.monotonic() + seconds
-    for _ in range(2):  # the first compiles, the second shows how fast prompts are read
-        _answer(engine, 1, prompt_words)
+    for word in (" first", " second"):  # one compiles, the other shows how fast prompts are read
+        _answer(engine, 1, prompt_words, word)
     rows = 1
     while time.monotonic() < end:
         _answer(engine, rows, 1)
@@ -28,10 +28,10 @@ def warm_up(engine: Engine, prompt_words: int, seconds: float = SECONDS) -> None
         rows = min(rows * 2, engine.slots)
 
 
-def _answer(engine: Engine, rows: int, words: int) -> None:
+def _answer(engine: Engine, rows: int, words: int, word: str = WORD) -> None:
     running = {f"warm-up-{row}" for row in range(rows)}
     for row, job_id in enumerate(sorted(running)):
-        engine.add(engine.prepare(_spec(job_id, words, temperature=float(row % 2)), None))
+        engine.add(engine.prepare(_spec(job_id, word * words, temperature=float(row % 2)), None))
     while running:
         for job_id, output in engine.step():
             if output.error:
@@ -41,10 +41,10 @@ def _answer(engine: Engine, rows: int, words: int) -> None:
                 running.discard(job_id)
 
 
-def _spec(job_id: str, words: int, temperature: float) -> JobSpec:
+def _spec(job_id: str, content: str, temperature: float) -> JobSpec:
     request = Request(
         model="warm-up",
-        messages=[Message(role="user", content=WORD * words)],
+        messages=[Message(role="user", content=content)],
         temperature=temperature,
         max_tokens=4,
     )

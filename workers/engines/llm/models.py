@@ -1,0 +1,44 @@
+"""A language model, and the draft model that runs ahead of it if there is one."""
+
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import make_prompt_cache
+
+from workers.engines.llm.caches import Cache
+from workers.engines.llm.probing import Rows, rows_of
+
+
+class Models:
+    """Both are fed the same tokens; their caches lie in one list, the model's layers first.
+
+    `rows` is what of several prompts may be read together.
+    """
+
+    def __init__(self, model: Any, draft: Any = None) -> None:
+        self.model, self.draft = model, draft
+        self._layers = len(make_prompt_cache(model))
+        found = {rows_of(each) for each in (model, draft) if each}
+        self.rows: Rows = next(rows for rows in ("one", "equal", "any") if rows in found)
+
+    def make_cache(self) -> Cache:
+        """An empty one, of one row."""
+        return make_prompt_cache(self.model) + (make_prompt_cache(self.draft) if self.draft else [])
+
+    def feed(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """`tokens` [rows, length] to both; the model's logits [rows, length, vocabulary]."""
+        if self.draft:
+            self.draft(tokens, cache=cache[self._layers :])
+        return self.model(tokens, cache=cache[: self._layers])
+
+    def verify(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """The same to the model alone."""
+        return self.model(tokens, cache=cache[: self._layers])
+
+    def guess(self, tokens: mx.array, cache: Cache) -> mx.array:
+        """The draft model's logits [rows, vocabulary] after `tokens` [rows]."""
+        return self.draft(tokens[:, None], cache=cache[self._layers :])[:, -1, :]
+
+    def draft_state(self, cache: Cache) -> list[Any]:
+        """What nothing waits for: unless it is computed with each step it grows into a graph."""
+        return [layer.state for layer in cache[self._layers :]]
