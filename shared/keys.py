@@ -32,3 +32,8 @@ def worker(name: str) -> str:
 def idempotency(key: str) -> str:
     """String: the job id that an Idempotency-Key stands for."""
     return f"ominix:idempotency:{key}"
+
+
+def cache_home(model: str, digest: str) -> str:
+    """String with a time to live: the worker that last took a job with this prompt_cache_key."""
+    return f"ominix:cache-home:{model}:{digest}"

@@ -20,6 +20,7 @@ from rq.executions import Execution
 from rq.serializers import JSONSerializer
 from rq.worker import SimpleWorker
 from rq.worker.base import WorkerStatus
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared import keys
 from shared.blobs import BlobStore
@@ -29,18 +30,19 @@ from shared.events import Delta, Done, End, decode
 from shared.jobs import JobSpec
 from shared.manifest import ModelEntry
 from shared.paths import allowed
-from shared.queues import ForgedJob, StrictJob, make_queue, queue_name, restore_job
+from shared.queues import StrictJob, make_queue, queue_name
 from shared.settings import Settings
+from workers.affinity import Affinity
 from workers.engine import Engine
 from workers.flight import Flight, Flights, Slots
 from workers.outlet import LeaseLost, Outlet
 from workers.room import EngineRoom
 from workers.settle import settle_worker
+from workers.taken import CANCELLED, look_up
 
 PREPARATION_THREADS = 2
 BLOCK = 0.05  # seconds that a take waits on the interactive lane
 GULP = 8  # jobs of one take at most: other replicas are to have some of a burst
-CANCELLED = "The job was cancelled."
 PAUSE = 0.5  # seconds
 WORKER_TTL = 20  # seconds; RQ derives the socket's timeout of 15 s from it
 HUNG = 70  # exit status
@@ -79,7 +81,9 @@ class EngineWorker(SimpleWorker):
         self.draining = threading.Event()
         self._preparation = ThreadPoolExecutor(PREPARATION_THREADS, thread_name_prefix="preparation")
         self._preparing: set[Flight] = set()
+        self._affinity = Affinity(entry.id, name, connection)
         self._takes = 0
+        self._replicas = 1
         self._heard: deque[str] = deque(maxlen=1000)  # ids that were to be cancelled, ours or not
 
     # --- the life of the process
@@ -153,7 +157,8 @@ class EngineWorker(SimpleWorker):
         with self.connection.pipeline(transaction=False) as pipeline:
             pipeline.llen(interactive.key)
             pipeline.llen(batch.key)
-            waiting, batch_waiting = pipeline.execute()
+            pipeline.scard(WORKERS_BY_QUEUE_KEY % interactive.name)
+            waiting, batch_waiting, self._replicas = pipeline.execute()
         self._takes += 1
         if self._takes % BATCH_EVERY == 0 and min(batch_waiting, batch_free) > 0:
             return batch, self._move(batch, 1)
@@ -184,6 +189,7 @@ class EngineWorker(SimpleWorker):
                 flight.land()
             else:
                 self._preparation.submit(self._prepare, flight)
+        self._affinity.wait(queue)
 
     def _register(self, queue: Queue, job_ids: list[str]) -> list[tuple[Flight, Exception | None]]:
         """Flights, each with a reason not to run if there is one. In one transaction, or, if somebody
@@ -200,52 +206,42 @@ class EngineWorker(SimpleWorker):
         registered: list[tuple[StrictJob, Execution, Exception | None]] = []
         with self.connection.pipeline() as pipeline:
             pipeline.watch(*map(StrictJob.key_for, job_ids))
-            jobs = self._look_up(queue, job_ids)
+            jobs = look_up(self.connection, queue, job_ids)
+            away = self._of_others(queue, jobs)
             pipeline.multi()
+            self._affinity.hand_back(queue, away, pipeline)
             for job, end in jobs:
-                execution = Execution.create(job, self.settings.lease, pipeline, worker_name=self.name)
-                job.prepare_for_execution(self.name, pipeline)
-                pipeline.hset(job.key, "attempt", job.attempt + 1)
-                pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
-                pipeline.xadd(keys.STARTED, {"j": job.id}, maxlen=STARTED_LENGTH, approximate=True)
-                registered.append((job, execution, end))
-            self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
+                if job.id not in away:
+                    registered.append((job, self._write_registration(queue, job, pipeline), end))
+            if registered:
+                self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
             pipeline.execute()
-        flights = []
-        for job, execution, end in registered:
-            self.executions[execution.id] = execution
-            flight = Flight(job, job.attempt + 1, execution, self.slots)
-            if flight.attempt > 1 and not self._fence(flight):
-                end = WorkerDied(f"The worker died while it ran job {flight.id}. Please send it again.")
-            flights.append((flight, end))
-        return flights
+        return [self._flight(*each) for each in registered]
 
-    def _look_up(self, queue: Queue, job_ids: list[str]) -> list[tuple[StrictJob, Exception | None]]:
-        """The jobs that are still ours to register. After the WATCH, on another connection."""
-        intermediate = queue.intermediate_queue_key
-        with self.connection.pipeline(transaction=False) as pipeline:
-            for job_id in job_ids:
-                pipeline.hgetall(StrictJob.key_for(job_id))
-                pipeline.lpos(intermediate, job_id)
-                pipeline.exists(keys.cancelled(job_id))
-            replies = pipeline.execute()
-        jobs = []
-        each = zip(job_ids, replies[::3], replies[1::3], replies[2::3], strict=True)
-        for job_id, raw, position, cancelled in each:
-            if position is None:
-                log.warning("job %s was put back", job_id)
-                continue
-            try:
-                job = restore_job(job_id, raw, self.connection)
-            except ForgedJob as error:
-                log.error("%s; dropped", error)
-                self.connection.lrem(intermediate, 0, job_id)
-                continue
-            if job.ended_at:
-                self.connection.lrem(intermediate, 0, job_id)
-                continue
-            jobs.append((job, Cancelled(CANCELLED) if cancelled else None))
-        return jobs
+    def _of_others(self, queue: Queue, jobs: list[tuple[StrictJob, Exception | None]]) -> list[str]:
+        """Ids of jobs that another replica should have. Nobody waits for batch jobs as they are pushed: one
+        that was handed back would only come again."""
+        if self._replicas < 2 or queue.name != self.queues[0].name:
+            return []
+        return self._affinity.elsewhere(job for job, end in jobs if not end)
+
+    def _write_registration(self, queue: Queue, job: StrictJob, pipeline: Pipeline) -> Execution:
+        execution = Execution.create(job, self.settings.lease, pipeline, worker_name=self.name)
+        job.prepare_for_execution(self.name, pipeline)
+        pipeline.hset(job.key, "attempt", job.attempt + 1)
+        pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+        pipeline.xadd(keys.STARTED, {"j": job.id}, maxlen=STARTED_LENGTH, approximate=True)
+        self._affinity.settle_in(job, pipeline)
+        return execution
+
+    def _flight(
+        self, job: StrictJob, execution: Execution, end: Exception | None
+    ) -> tuple[Flight, Exception | None]:
+        self.executions[execution.id] = execution
+        flight = Flight(job, job.attempt + 1, execution, self.slots)
+        if flight.attempt > 1 and not self._fence(flight):
+            end = WorkerDied(f"The worker died while it ran job {flight.id}. Please send it again.")
+        return flight, end
 
     def _early_cancellation(self, flight: Flight) -> Exception | None:
         """One that was heard after the job was looked up and before it was in flight."""
@@ -313,6 +309,10 @@ class EngineWorker(SimpleWorker):
 
     def _abort(self, job_id: str) -> None:
         self.room.abort(job_id)
+        execution = self.flights[job_id].execution
+        if self.executions.pop(execution.id, None):  # its lease was lost: nothing else takes it off the list
+            with contextlib.suppress(ResponseError):
+                self.connection.srem(execution.worker_executions_key, execution.composite_key)
 
     def _settle(self, flight: Flight, end: End, pipeline: Pipeline) -> None:
         """RQ's bookkeeping for a job that has ended; its status went with the end itself."""
