@@ -17,9 +17,10 @@ Engine = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Meta(ge=1)]
 
 TASKS = {
-    "llm": ("chat",),
+    "llm": ("chat", "completion"),
     "asr": ("transcription", "translation"),
-    "echo": ("chat", "transcription", "translation"),
+    "embedding": ("embedding",),
+    "echo": ("chat", "completion", "transcription", "translation"),
 }
 PYPI = re.compile(r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")

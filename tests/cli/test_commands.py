@@ -59,7 +59,7 @@ def test_models_are_listed_with_their_tasks_and_extra_ones_too(tmp_path: Path):
     )
     rows = [line.split() for line in said.stdout.splitlines()[1:]]
     assert rows == [
-        ["echo", "chat,", "transcription,", "translation", "echo", "needs", "nothing"],
+        ["echo", "chat,", "completion,", "transcription,", "translation", "echo", "needs", "nothing"],
         ["some-whisper", "transcription,", "translation", "hf:org/some-whisper", "-"],
     ]
 

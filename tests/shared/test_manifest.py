@@ -61,14 +61,14 @@ def test_an_unknown_model_is_not_found_and_the_message_lists_what_there_is(tmp_p
 
 def test_tasks_follow_from_the_engine(tmp_path):
     entry = manifest(tmp_path, ECHO).entries[0]
-    assert entry.tasks == ("chat", "transcription", "translation")
+    assert entry.tasks == ("chat", "completion", "transcription", "translation")
     assert entry.model_type == "llm"
 
 
 def test_a_new_engine_says_its_tasks_itself(tmp_path):
-    text = '[[model]]\nid = "m"\nengine = "embedding"\nsource = "hf:org/m"\n'
+    text = '[[model]]\nid = "m"\nengine = "tts"\nsource = "hf:org/m"\n'
     assert "tasks" in refusal(tmp_path, text)
-    assert manifest(tmp_path, text + 'tasks = ["embedding"]').for_task("embedding")[0].id == "m"
+    assert manifest(tmp_path, text + 'tasks = ["speech"]').for_task("speech")[0].id == "m"
 
 
 def test_options_reach_the_engine_as_they_are(tmp_path):
