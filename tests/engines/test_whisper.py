@@ -93,9 +93,7 @@ def test_a_sampled_text_is_the_same_alone_and_in_company(
 
 
 @pytest.mark.models
-def test_the_bytes_of_logprobs_are_the_text(
-    whisper: WhisperRecognizer, clips: dict[str, np.ndarray]
-) -> None:
+def test_the_bytes_of_logprobs_are_the_text(whisper: WhisperRecognizer, clips: dict[str, np.ndarray]) -> None:
     heard = hear_one(whisper, clips["austen-0880.flac"], Asked(logprobs=True))
     assert b"".join(bytes(each.bytes) for each in heard.logprobs).decode().strip() == heard.text
     assert all(each.logprob <= 0 for each in heard.logprobs)

@@ -1,25 +1,11 @@
 """The official client, as its users use it."""
 
-import json
-from collections.abc import Iterator
-
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.live import Live
-
-MESSAGES = [{"role": "user", "content": "one two three"}]
-
-
-@pytest.fixture
-def client(live: Live) -> Iterator[OpenAI]:
-    with live.client as client:
-        yield client
-
-
-def script(**told: object) -> dict[str, str]:
-    return {"echo": json.dumps(told)}
+from tests.openai.asking import MESSAGES, script
 
 
 def test_a_whole_answer(client: OpenAI) -> None:
@@ -53,7 +39,8 @@ def test_the_token_limit_ends_an_answer(client: OpenAI) -> None:
     ("changes", "kind", "code", "param"),
     [
         ({"temperature": 9}, openai.BadRequestError, "invalid_value", "temperature"),
-        ({"n": 2}, openai.BadRequestError, "unsupported_value", "n"),
+        ({"store": True}, openai.BadRequestError, "unsupported_value", "store"),
+        ({"n": 0}, openai.BadRequestError, "invalid_value", "n"),
         ({"messages": []}, openai.BadRequestError, "invalid_value", "messages"),
         ({"model": "nope"}, openai.NotFoundError, "model_not_found", "model"),
         ({"metadata": script(raise_in="prepare")}, openai.InternalServerError, "engine_error", None),
