@@ -12,7 +12,11 @@ from pathlib import Path
 
 from workers.sources import WeightsError, last_line
 
-CONVERTERS = {"*.gguf": "workers.engines.llm.gguf", "model.bin": "workers.engines.asr.ct2"}
+CONVERTERS = {
+    "*.gguf": "workers.engines.llm.gguf",
+    "model.bin": "workers.engines.asr.ct2",
+    "modules.json": "workers.engines.embedding.wheel",
+}
 ROOT = Path(__file__).parent.parent
 
 

@@ -350,6 +350,19 @@ def test_an_echo_with_log_probabilities_has_those_of_the_prompt(tokenizer: Token
     assert events[-1].usage["completion_tokens"] == 0
 
 
+def test_the_log_probabilities_of_a_completion_end_with_the_end_token(tokenizer: TokenizerWrapper) -> None:
+    """Evaluation tools ask for one token more than they score, and leave the last row out."""
+    [word, end] = encoded(tokenizer, "the")[-1], encoded(tokenizer, END)[-1]
+    tokens = Token(word, None, 0, Scored(-1.0, [])), Token(end, "stop", 0, Scored(-0.5, []))
+    text = heard(told(completing(tokenizer, prompt="the")[0], [word])).text
+    for stop, kept, scores in ((None, text, [-1.0, -0.5]), (text, "", [])):
+        voice, _ = completing(tokenizer, prompt="the", logprobs=0, stop=stop)
+        events = voice.render(map(Output, tokens))
+        assert [entry["logprob"] for entry in heard(events).logprobs] == scores
+        assert (heard(events).text, heard(events).finish_reason) == (kept, "stop")
+        assert events[-1].usage["completion_tokens"] == 1
+
+
 def test_a_marker_in_a_completion_is_text(qwen: TokenizerWrapper) -> None:
     voice, _ = completing(qwen, prompt="the")
     text = f"<think>the</think>{HERMES}"

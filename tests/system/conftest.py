@@ -37,6 +37,14 @@ source = "{asr}"
 aliases = ["whisper-1"]
 
 [[model]]
+id = "all-minilm-l6-v2"
+engine = "embedding"
+source = "{embedding}"
+aliases = ["all-MiniLM-L6-v2"]
+max_concurrency = 16
+context_length = 512
+
+[[model]]
 id = "qwen3-asr"
 engine = "asr"
 source = "{made}/qwen3-asr"
@@ -103,9 +111,9 @@ class System:
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     settings = read_settings()
     starters = Manifest.load(settings.models_file)
-    llm, asr = (
+    llm, asr, embedding = (
         weights.ensure(starters.resolve(name), settings.models_dir)
-        for name in ("smollm2-135m", "whisper-tiny.en")
+        for name in ("smollm2-135m", "whisper-tiny.en", "all-minilm-l6-v2")
     )
     made = tmp_path_factory.mktemp("models")
     memory.preload_blas()
@@ -113,6 +121,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     checkpoints.qwen3_forced_aligner(made / "aligner")
     checkpoints.whisper_multilingual(made / "many-languages", speaks="de")
     checkpoints.parakeet(made / "nemo")
-    system = System(tmp_path_factory.mktemp("system"), MODELS.format(llm=llm, asr=asr, made=made))
+    models = MODELS.format(llm=llm, asr=asr, embedding=embedding, made=made)
+    system = System(tmp_path_factory.mktemp("system"), models)
     yield system
     system.stop()

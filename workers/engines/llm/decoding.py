@@ -192,7 +192,7 @@ class Decoding:
         row.said += 1
         choice = row.sample.choice
         if value in self._ends:
-            return [Token(value, "stop", choice)]
+            return [Token(value, "stop", choice, scored)]
         if row.constraint and row.constraint.ended:
             return [Token(value, None, choice, scored), Token(None, "stop", choice)]
         ended = "length" if row.said >= row.sequence.max_tokens else None

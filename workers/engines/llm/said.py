@@ -15,8 +15,8 @@ class Scored(NamedTuple):
 
 
 class Token(NamedTuple):
-    """The next token of a choice. One that ended it with "stop" is no part of the text; an end without
-    a token has None."""
+    """The next token of a choice. One that ended it with "stop" is no part of the text, though of the
+    log-probabilities of a completion; an end without a token has None."""
 
     id: int | None
     finish_reason: str | None = None

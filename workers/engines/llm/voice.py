@@ -62,7 +62,7 @@ class Voice:
         each = bool(request.stop_strings or request.logprobs is not None)
         continued = [prompt for prompt in prompts for _ in range(request.choices)]
         speakers = [
-            Speaker(pieces.reader(prompt), PlainTeller(answer, choice, pieces), each)
+            Speaker(pieces.reader(prompt), PlainTeller(answer, choice, pieces), each, scores_end=True)
             for choice, prompt in enumerate(continued)
         ]
         echo = Echo(pieces, request, prompts) if request.echo else None
@@ -92,15 +92,20 @@ class Voice:
         if token.id is not None and token.finish_reason != "stop":
             speaker.hear(token.id, token.scored)
         if token.finish_reason:
-            speaker.end(token.finish_reason)
+            speaker.end(token)
         return speaker
 
 
 class Speaker:
-    """One choice. Without a reason to look at `each` token, those of one rendering go in one."""
+    """One choice. Without a reason to look at `each` token, those of one rendering go in one.
 
-    def __init__(self, reader: Reader, teller: Teller, each: bool) -> None:
-        self._reader, self._teller, self._each = reader, teller, each
+    `scores_end`: an end token is among the log-probabilities. Who scores a text asks for one token more
+    than it has, and counts on one.
+    """
+
+    def __init__(self, reader: Reader, teller: Teller, each: bool, scores_end: bool = False) -> None:
+        self._reader, self._teller = reader, teller
+        self._each, self._scores_end = each, scores_end
         self._untold = 0
         self._scores: list[tuple[int, Scored]] = []
 
@@ -117,11 +122,13 @@ class Speaker:
             self._teller.tell(self._reader.read(), self._untold, self._scores)
             self._untold, self._scores = 0, []
 
-    def end(self, finish_reason: str) -> None:
+    def end(self, token: Token) -> None:
         self.tell()
         if text := self._reader.end():
             self._teller.tell(text, 0)
-        self._teller.end(finish_reason)
+        if self._scores_end and token.scored and token.finish_reason == "stop":
+            self._teller.tell("", 0, [(token.id, token.scored)])
+        self._teller.end(token.finish_reason)
 
 
 class Echo:
