@@ -79,16 +79,19 @@ class Decoding:
         self._sampler = Sampler([])
         self.rows: list[Row] = []
 
-    def join(self, reads: list[Read]) -> None:
-        """Rows for every sample of prompts that are read but for their last token."""
-        merged = caches.merge([read.cache for read in reads])
-        sequences = [read.prompt.sequence for read in reads]
-        if any(len(sequence.samples) > 1 for sequence in sequences):
-            merged = caches.take(merged, [n for n, each in enumerate(sequences) for _ in each.samples])
-        self._cache = caches.extend(self._cache, merged)
+    def join(self, read: Read) -> None:
+        """Rows for every sample of prompts that are read but for their last token; none where only the
+        reading was asked for."""
+        answered = [(n, each) for n, each in enumerate(read.prompts) if each.sequence.max_tokens]
+        indices = [n for n, prompt in answered for _ in prompt.sequence.samples]
+        if not indices:
+            return
+        every = indices == list(range(len(read.prompts)))
+        cache = read.cache if every else caches.take(read.cache, indices)
+        self._cache = caches.extend(self._cache, cache)
         rows = [
             Row(prompt.sequence, sample, prompt.cached)
-            for prompt, _ in reads
+            for _, prompt in answered
             for sample in prompt.sequence.samples
         ]
         self._bending.join([row.sample.sampling for row in rows], [row.sequence.tokens for row in rows])

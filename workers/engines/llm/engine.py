@@ -17,7 +17,7 @@ from workers.engines.llm.models import Models
 from workers.engines.llm.options import Options
 from workers.engines.llm.prefixes import Prefixes
 from workers.engines.llm.preparation import Preparation
-from workers.engines.llm.reading import Read
+from workers.engines.llm.reading import Prompt
 from workers.engines.llm.said import Cached, PromptScores, Token
 from workers.engines.llm.sampling import Defaults
 from workers.engines.llm.voice import Voice
@@ -109,9 +109,9 @@ class LlmEngine:
         del self._generator, self._prefixes, self._models
         mx.clear_cache()
 
-    def _read(self, read: list[Read]) -> list[tuple[str, Output]]:
+    def _read(self, read: list[Prompt]) -> list[tuple[str, Output]]:
         outputs = []
-        for prompt, _ in read:
+        for prompt in read:
             sequence = prompt.sequence
             if prompt.cached:
                 outputs.append(self._output(sequence.job_id, Cached(prompt.cached)))

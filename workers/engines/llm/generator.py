@@ -57,25 +57,25 @@ class Generator:
     def add(self, sequence: Sequence) -> None:
         self._waiting.setdefault(sequence.job_id, deque()).append(sequence)
 
-    def step(self) -> tuple[list[Read], list[Said]]:
+    def step(self) -> tuple[list[Prompt], list[Said]]:
         """Prompts that are read now, and the tokens of rows that have any."""
         said = self._decoding.step() if self._decoding.rows else []
         read = self._admit()
         if self._reading.prompts:
             read += self._read()
-        self._begin(read)
+        for each in read:
+            self._decoding.join(each)
         self._steps += 1
         if self._steps % TIDY == 0:
             mx.clear_cache()
-        return read, said
+        return [prompt for each in read for prompt in each.prompts], said
 
     def end(self, rows: Iterable[Row]) -> None:
         """Forget rows, and keep what was computed for them."""
         gone = set(map(id, rows))
         for index, row in enumerate(self.rows):
-            if id(row) in gone and row.chosen:
-                tokens, cache = self._decoding.extract(index)
-                self._prefixes.keep(tokens, cache, row.cached)
+            if id(row) in gone and self._prefixes.worth(len(row.sequence.tokens) + len(row.fed) - row.cached):
+                self._prefixes.keep(*self._decoding.extract(index))
         self._keep(lambda row: id(row) not in gone)
 
     def remove(self, job_id: str) -> None:
@@ -93,17 +93,18 @@ class Generator:
         free = self.slots - len(self.rows) - sum(len(prompt.sequence.samples) for prompt in reading)
         while (job_id := self._next(reading, held)) is not None:
             each = self._reading.find(self._waiting[job_id][0])
-            lefts = [prompt.left for prompt in reading]
-            samples = len(each.prompt.sequence.samples)
-            if samples > free or not self._pace.fits(each.prompt.left, lefts):
+            [prompt] = each.prompts
+            lefts = [other.left for other in reading]
+            samples = len(prompt.sequence.samples)
+            if samples > free or not self._pace.fits(prompt.left, lefts):
                 break
-            if self._prefixes.size and each.prompt.shares(reading, SHARED):
+            if self._prefixes.size and prompt.shares(reading, SHARED):
                 held.add(job_id)
                 continue
             free -= samples
             self._take(job_id)
             found.append(each)
-            reading += [each.prompt] if each.prompt.left else []
+            reading += [prompt] if prompt.left else []
         return self._reading.join(found)
 
     def _next(self, reading: list[Prompt], held: set[str]) -> str | None:
@@ -126,11 +127,6 @@ class Generator:
         took = time.perf_counter() - began
         self._pace.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
         return read
-
-    def _begin(self, read: list[Read]) -> None:
-        """Decode what was read, unless only the reading was asked for."""
-        if answered := [each for each in read if each.prompt.sequence.max_tokens]:
-            self._decoding.join(answered)
 
 
 class Pace:

@@ -4,8 +4,6 @@ mlx-lm's LRUPromptCache keeps the tokens in a trie, so a cache is only ever used
 it was made of.
 """
 
-import copy
-
 from mlx_lm.models.cache import LRUPromptCache
 
 from workers.engines.llm import caches
@@ -40,10 +38,14 @@ class Prefixes:
                 return cache, len(tokens) - len(rest)
         return self._models.make_cache(), 0
 
-    def keep(self, tokens: list[int], cache: Cache, known: int = 0) -> None:
-        """Remember the cache of `tokens`, of which `known` were found here."""
-        if self.size and len(tokens) - known >= LEAST:
-            self._kept.insert_cache(KEY, tokens, copy.deepcopy(cache))  # shares the arrays
+    def worth(self, tokens: int, least: int = LEAST) -> bool:
+        """Whether so many tokens that were not known are kept."""
+        return self.size > 0 and tokens >= least
+
+    def keep(self, tokens: list[int], cache: Cache) -> None:
+        """Remember the cache of `tokens`, which nobody else changes."""
+        if self.worth(len(tokens)):
+            self._kept.insert_cache(KEY, tokens, cache)
 
     def clear(self) -> None:
         self._kept = LRUPromptCache(max_size=1 << 20, max_bytes=self.size)

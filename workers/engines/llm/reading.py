@@ -13,6 +13,7 @@ from workers.engines.llm.said import Scored
 from workers.engines.llm.sampling import score
 from workers.engines.llm.sequence import Sequence
 
+ALONE = 128  # tokens of a prompt that are kept before its answer is there
 FIRST = Scored(None, [])  # nothing comes before a prompt's first token
 
 
@@ -55,9 +56,9 @@ class Prompt:
 
 
 class Read(NamedTuple):
-    """A prompt that is read, but for its last token, with its cache of one row."""
+    """Prompts that are read, but for their last tokens, and their rows of a cache."""
 
-    prompt: Prompt
+    prompts: list[Prompt]
     cache: Cache
 
 
@@ -75,14 +76,15 @@ class Reading:
         """A prompt and the cache of as much of it as is known."""
         cache, at = self._prefixes.nearest(sequence)
         stops = sequence.boundaries if self._prefixes.needs_boundaries else None
-        return Read(Prompt(sequence, at, stops), cache)
+        return Read([Prompt(sequence, at, stops)], cache)
 
     def join(self, found: list[Read]) -> list[Read]:
         """Begin to read; what is read already, or has one token only, comes back."""
-        if begun := [each for each in found if each.prompt.left]:
+        if begun := [each for each in found if each.prompts[0].left]:
             self._cache = caches.extend(self._cache, caches.merge([each.cache for each in begun]))
-            self.prompts += [each.prompt for each in begun]
-        return [each for each in found if not each.prompt.left]
+            self.prompts += [each.prompts[0] for each in begun]
+        ready = [each for each in found if not each.prompts[0].left]
+        return [Read([prompt], caches.merge([cache])) for [prompt], cache in ready]
 
     def read(self) -> list[Read]:
         """A piece of every prompt; those that end with it come back."""
@@ -108,11 +110,16 @@ class Reading:
     def _part(self, rows: list[int]) -> list[Read]:
         if not rows:
             return []
-        read = [Read(self.prompts[row], caches.extract(self._cache, row)) for row in rows]
-        for prompt, cache in read:
-            self._prefixes.keep(prompt.sequence.tokens[: prompt.at], cache, prompt.cached)
-        self._keep([row for row in range(len(self.prompts)) if row not in rows])
-        return read
+        read = Read([self.prompts[row] for row in rows], self._cache)
+        if len(rows) < len(self.prompts):
+            read = read._replace(cache=caches.take(self._cache, rows))
+            self._keep([row for row in range(len(self.prompts)) if row not in rows])
+        else:
+            self._cache, self.prompts = [], []
+        for row, prompt in enumerate(read.prompts):
+            if self._prefixes.worth(prompt.at - prompt.cached, ALONE):
+                self._prefixes.keep(prompt.sequence.tokens[: prompt.at], caches.extract(read.cache, row))
+        return [read]
 
     def _keep(self, rows: list[int]) -> None:
         if len(rows) < len(self.prompts):
