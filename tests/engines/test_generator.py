@@ -290,3 +290,40 @@ def test_what_the_generator_says_last_is_marked_once(engine: Engine) -> None:
     drive.run()
     lasts = [output.last for output in drive.outputs[job.id]]
     assert isinstance(drive.outputs[job.id][0], Output) and lasts.count(True) == 1 and lasts[-1]
+
+
+def test_the_prompt_cache_finds_the_longest_beginning_among_many(tiny: Tiny) -> None:
+    """Beside a search that compares everything."""
+    import random
+
+    from workers.engines.llm.models import Models
+    from workers.engines.llm.prefixes import BLOCK, Prefixes
+    from workers.engines.llm.sequence import Sequence
+
+    draw, models = random.Random(7), Models(tiny.model)
+    prefixes, kept = Prefixes(models, 1 << 30), []
+    for _ in range(120):
+        base = draw.choice(kept)[: draw.randrange(1, 200)] if kept and draw.random() < 0.8 else []
+        tokens = base + [draw.randrange(50) for _ in range(draw.randrange(10, 150))]
+        common = max((sum(1 for _ in _alike(tokens[:-1], each)) for each in kept), default=0)
+        cache, length = prefixes.nearest(Sequence("j", 0, tokens, [], 1))
+        assert cache[0].offset == length
+        assert common - BLOCK < length <= common
+        filled = models.make_cache()
+        for layer in filled:
+            layer.update_and_fetch(*_filled(len(tokens)))
+        prefixes.keep(tokens, filled)
+        kept += [tokens] if len(tokens) >= BLOCK else []
+
+
+def _alike(one: list[int], other: list[int]) -> Iterator[int]:
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            return
+        yield a
+
+
+def _filled(tokens: int) -> tuple[Any, Any]:
+    import mlx.core as mx
+
+    return mx.zeros((1, 1, tokens, 2)), mx.zeros((1, 1, tokens, 2))

@@ -9,6 +9,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from shared.errors import EngineError
 from shared.events import Delta, Event
 from shared.jobs import JobSpec
+from workers import memory
 from workers.engine import Output, Prepared
 from workers.engines.llm import caches
 from workers.engines.llm.decoding import Said
@@ -21,6 +22,8 @@ from workers.engines.llm.reading import Prompt
 from workers.engines.llm.said import Cached, PromptScores, Token
 from workers.engines.llm.sampling import Defaults
 from workers.engines.llm.voice import Voice
+
+IDLE_SHARE = 16  # of what the device recommends, one part may stay for the next request: allocating is slow
 
 
 class LlmEngine:
@@ -51,6 +54,7 @@ class LlmEngine:
             boundaries=self._prefixes.needs_boundaries,
         )
         self._voices: dict[str, Voice] = {}
+        self._idle_bytes = memory.device_info()["max_recommended_working_set_size"] // IDLE_SHARE
         self._start()
 
     def _start(self) -> None:
@@ -96,7 +100,7 @@ class LlmEngine:
             self._silence()
         except Exception as error:
             return self._break(error)
-        if self._generator.idle:
+        if self._generator.idle and mx.get_cache_memory() > self._idle_bytes:
             mx.clear_cache()
         return outputs
 
