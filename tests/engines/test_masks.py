@@ -13,7 +13,7 @@ from shared.errors import BadRequest, EngineError
 from shared.manifest import ModelEntry
 from tests.engines.formats import ARITHMETIC, SCHEMAS, TOOLS, asked, grammar, schema
 from tests.engines.walking import Walker, allowed, small_tokenizer, walk
-from workers.engines.llm.constraint import Constraint, Masks, masked
+from workers.engines.llm.constraint import Constraint, Masks, masked, on_device
 from workers.engines.llm.grammar import Grammars
 
 
@@ -166,12 +166,14 @@ def test_masked_logits_are_those_of_numpy(vocabulary: int) -> None:
         logits = random.normal(size=(rows, vocabulary)).astype(np.float32)
         bits = np.unpackbits(mask.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
         expected = np.where(bits == 1, logits, -np.inf)
-        assert np.array_equal(np.array(masked(mx.array(logits), mask)), expected)
+        assert np.array_equal(np.array(masked(mx.array(logits), on_device(mask))), expected)
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
 def test_masked_logits_keep_their_type(dtype: mx.Dtype) -> None:
-    assert masked(mx.zeros((2, 40), dtype=dtype), np.full((2, 2), 5, dtype=np.int32)).dtype == dtype
+    assert (
+        masked(mx.zeros((2, 40), dtype=dtype), on_device(np.full((2, 2), 5, dtype=np.int32))).dtype == dtype
+    )
 
 
 def test_a_mask_that_the_device_still_reads_is_not_overwritten(small: TokenizerWrapper) -> None:
@@ -179,7 +181,7 @@ def test_a_mask_that_the_device_still_reads_is_not_overwritten(small: TokenizerW
     logits, lazy, expected = mx.zeros((1, len(small))), [], []
     for letter in "abcd":
         mask = masks.fill([row])
-        lazy.append(masked(logits, mask))
+        lazy.append(masked(logits, on_device(mask)))
         expected.append(allowed(mask).tolist())
         mask[:] = 0  # what is computed later has a copy
         row.accept(small.encode(letter)[0])
