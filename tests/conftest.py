@@ -22,4 +22,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _cost(item: pytest.Item) -> int:
     if item.get_closest_marker("models") or item.get_closest_marker("metal"):
         return 2
-    return int(any(part in item.path.parts for part in ("processes", "cli", "openai")))
+    return int(any(part in item.path.parts for part in ("processes", "cli", "openai", "clients")))
