@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,18 +17,28 @@ import pytest
 from shared.manifest import Manifest
 from shared.settings import read_settings
 from tests import checkpoints
+from tests.checkpoints import text
+from tests.system.own import Own
 from workers import memory, weights
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 120.0
 SAYS = "language English<asr_text>Hello world. Good morning!"
 CLIP = ROOT / "tests" / "data" / "austen-0870.flac"
+ROWS = 17  # of the language model: one among sixteen others
 MODELS = """
 [[model]]
 id = "smollm2-135m"
 engine = "llm"
 source = "{llm}"
+max_concurrency = {rows}
+
+[[model]]
+id = "thinker"
+engine = "llm"
+source = "{made}/thinker"
 max_concurrency = 8
+context_length = 2048
 
 [[model]]
 id = "whisper-tiny.en"
@@ -108,20 +118,38 @@ class System:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def folders() -> dict[str, Path]:
+    """Those of the starters."""
     settings = read_settings()
     starters = Manifest.load(settings.models_file)
-    llm, asr, embedding = (
-        weights.ensure(starters.resolve(name), settings.models_dir)
-        for name in ("smollm2-135m", "whisper-tiny.en", "all-minilm-l6-v2")
-    )
+    names = ("smollm2-135m", "whisper-tiny.en", "all-minilm-l6-v2")
+    return {name: weights.ensure(starters.resolve(name), settings.models_dir) for name in names}
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> Iterator[System]:
+    llm, asr, embedding = folders.values()
     made = tmp_path_factory.mktemp("models")
     memory.preload_blas()
     checkpoints.qwen3_asr(made / "qwen3-asr", says=SAYS)
     checkpoints.qwen3_forced_aligner(made / "aligner")
     checkpoints.whisper_multilingual(made / "many-languages", speaks="de")
     checkpoints.parakeet(made / "nemo")
-    models = MODELS.format(llm=llm, asr=asr, embedding=embedding, made=made)
+    text.build(made / "thinker", "qwen3", tools=True)
+    models = MODELS.format(llm=llm, rows=ROWS, asr=asr, embedding=embedding, made=made)
     system = System(tmp_path_factory.mktemp("system"), models)
     yield system
     system.stop()
+
+
+@pytest.fixture
+async def client(system: System) -> AsyncIterator[openai.AsyncOpenAI]:
+    where = {"base_url": f"{system.url}/v1", "api_key": "none"}
+    async with openai.AsyncOpenAI(**where, max_retries=0, timeout=600) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def own(folders: dict[str, Path]) -> Own:
+    """The language model in this process."""
+    return Own(folders["smollm2-135m"])

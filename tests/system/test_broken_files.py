@@ -17,8 +17,16 @@ pytestmark = pytest.mark.models
 
 CLIP = Path(__file__).parent.parent / "data" / "something.flac"
 SEED = 20261124
-FORMATS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame", "mp4": "aac", "adts": "aac",
-           "ogg": "libopus", "webm": "libopus", "matroska": "flac"}  # container: codec
+FORMATS = {
+    "wav": "pcm_s16le",
+    "flac": "flac",
+    "mp3": "libmp3lame",
+    "mp4": "aac",
+    "adts": "aac",
+    "ogg": "libopus",
+    "webm": "libopus",
+    "matroska": "flac",
+}  # container: codec
 NAMES = ("a.wav", "a.mp3", "a.m4a", "a.txt", "a", "../../a.flac", "a.webm")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache
 
 Cache = list[Any]
 
@@ -20,8 +21,7 @@ def batchable(cache: Cache) -> bool:
 def shortens(cache: Cache) -> bool:
     """Whether it can always be cut back to an earlier token: a sliding window that has wrapped and a
     recurrent state cannot."""
-    parts = [part for layer in cache for part in getattr(layer, "caches", [layer])]
-    return all(part.is_trimmable() and not hasattr(part, "max_size") for part in parts)
+    return all(part.is_trimmable() and not hasattr(part, "max_size") for part in _parts(cache))
 
 
 def merge(caches: Sequence[Cache]) -> Cache:
@@ -60,8 +60,11 @@ def filter_rows(cache: Cache, keep: list[int]) -> None:
 
 
 def extract(cache: Cache, row: int) -> Cache:
-    """One row's cache by itself, evaluated: it would hold the whole batch's arrays otherwise."""
+    """One row's cache by itself, evaluated and copied: it would hold the whole batch's arrays otherwise."""
     alone = [layer.extract(row) if hasattr(layer, "extract") else copy.deepcopy(layer) for layer in cache]
+    for part in _parts(alone):
+        if isinstance(part, ArraysCache):  # it takes slices, which keep what they are slices of
+            part.cache = [state if state is None else mx.contiguous(state) for state in part.cache]
     mx.async_eval([layer.state for layer in alone])
     return alone
 
@@ -92,3 +95,8 @@ def end_piece(cache: Cache, lengths: list[int]) -> None:
         for layer in cache:
             layer.finalize()
     mx.eval([layer.state for layer in cache])
+
+
+def _parts(cache: Cache) -> list[Any]:
+    """Some layers have several caches."""
+    return [part for layer in cache for part in getattr(layer, "caches", [layer])]

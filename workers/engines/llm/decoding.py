@@ -114,6 +114,11 @@ class Decoding:
         """The tokens that a row's cache stands for, and that cache."""
         return self.rows[row].sequence.tokens + self.rows[row].fed, caches.extract(self._cache, row)
 
+    def tidy(self) -> None:
+        """Compute what no layer asks for, such as the offset of one without positions: it grows with every
+        step into a graph that otherwise ends with the last row."""
+        mx.async_eval([layer.state for layer in self._cache])
+
     def step(self) -> list[Said]:
         """Choose the next token of every row, and tell those chosen before."""
         if self._may_leap():
@@ -152,8 +157,7 @@ class Decoding:
             row.chosen += 1
 
     def _sample(self, logits: mx.array, ahead: int = 0) -> mx.array:
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return self._sampler(logprobs, [row.chosen + ahead for row in self.rows])
+        return self._sampler(logits, [row.chosen + ahead for row in self.rows])
 
     def _score(self, logits: mx.array, tokens: mx.array) -> tuple[Scores | None, list[Row]]:
         wanting = [index for index, row in enumerate(self.rows) if row.sequence.top is not None]

@@ -1,5 +1,7 @@
 """The engine: many chats and completions in one continuous batch."""
 
+import logging
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ from workers.engines.llm.voice import Voice
 
 IDLE_SHARE = 16  # of what the device recommends, one part may stay for the next request: allocating is slow
 
+log = logging.getLogger("ominix.llm")
+
 
 class LlmEngine:
     """Serves `slots` answers at once. `vocabulary` is the number of logits."""
@@ -44,7 +48,7 @@ class LlmEngine:
         self._models, self._tokenizer = Models(model, draft), tokenizer
         self.slots = _slots(self._models, slots)
         self._vocabulary, self._options = vocabulary, options.settled()
-        self._prefixes = Prefixes(self._models, self._options.prompt_cache_bytes)
+        self._start()
         self._preparation = Preparation(
             tokenizer,
             slots=self.slots,
@@ -55,10 +59,10 @@ class LlmEngine:
         )
         self._voices: dict[str, Voice] = {}
         self._idle_bytes = memory.device_info()["max_recommended_working_set_size"] // IDLE_SHARE
-        self._start()
 
     def _start(self) -> None:
         ends = self._tokenizer.eos_token_ids
+        self._prefixes = Prefixes(self._models, self._options.prompt_cache_bytes)
         self._generator = Generator(
             self._models, self._vocabulary, ends, self.slots, self._options, self._prefixes
         )
@@ -94,12 +98,15 @@ class LlmEngine:
     def step(self) -> list[tuple[str, Output]]:
         if self._generator.idle:
             return []
+        outputs: list[tuple[str, Output]] = []
         try:
             read, said = self._generator.step()
-            outputs = self._read(read) + self._said(said) + self._faults()
+            outputs += self._read(read) + self._said(said)
+            self._generator.end([row for row, tokens in said if tokens[-1].finish_reason])
+            outputs += self._faults()
             self._silence()
         except Exception as error:
-            return self._break(error)
+            outputs += self._break(error)
         if self._generator.idle and mx.get_cache_memory() > self._idle_bytes:
             mx.clear_cache()
         return outputs
@@ -117,7 +124,7 @@ class LlmEngine:
         outputs = []
         for prompt in read:
             sequence = prompt.sequence
-            if prompt.cached:
+            if prompt.cached and not sequence.again:
                 outputs.append(self._output(sequence.job_id, Cached(prompt.cached)))
             if sequence.score_prompt:
                 outputs.append(self._output(sequence.job_id, PromptScores(sequence.prompt, prompt.scored)))
@@ -127,9 +134,7 @@ class LlmEngine:
         return outputs
 
     def _said(self, said: list[Said]) -> list[tuple[str, Output]]:
-        outputs = [self._output(row.job_id, token) for row, tokens in said for token in tokens]
-        self._generator.end([row for row, tokens in said if tokens[-1].finish_reason])
-        return outputs
+        return [self._output(row.job_id, token) for row, tokens in said for token in tokens]
 
     def _output(self, job_id: str, payload: Any) -> tuple[str, Output]:
         """A job's last output is that which ends the last of its choices."""
@@ -149,20 +154,24 @@ class LlmEngine:
         return [(job_id, Output(error=error)) for job_id, error in failed.items()]
 
     def _silence(self) -> None:
-        """Choices that a stop string has ended need no more tokens, though others of their job do."""
+        """Choices that a stop string has ended need no more tokens, though others of their job do. The voice
+        of a job that is over may be gone before its abort comes."""
         several = [row for row in self._generator.rows if self._open[row.job_id] > 1]
-        done = [row for row in several if self._voices[row.job_id].ended(row.sample.choice)]
+        voices = [(row, self._voices.get(row.job_id)) for row in several]
+        done = [row for row, voice in voices if voice and voice.ended(row.sample.choice)]
         self._generator.end(done)
         for row in done:
             self._open[row.job_id] -= 1
 
     def _break(self, error: Exception) -> list[tuple[str, Output]]:
-        """A step that failed leaves its rows in no state to go on from: end them, and begin anew."""
+        """A step that failed leaves its rows, and the prompt cache, in no state to go on from: end them, and
+        begin anew. What the error's frames hold of them may be what there was no memory for."""
         failed = list(self._open)
+        log.error("a step failed, and with it %d jobs", len(failed), exc_info=error)
+        traceback.clear_frames(error.__traceback__)
         self._start()
         mx.clear_cache()
         broken = EngineError(f"The model failed in a step ({type(error).__name__}); try again.")
-        broken.__cause__ = error
         return [(job_id, Output(error=broken)) for job_id in failed]
 
 

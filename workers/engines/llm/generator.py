@@ -67,6 +67,7 @@ class Generator:
             self._decoding.join(each)
         self._steps += 1
         if self._steps % TIDY == 0:
+            self._decoding.tidy()
             mx.clear_cache()
         return [prompt for each in read for prompt in each.prompts], said
 

@@ -78,10 +78,14 @@ class Preparation:
                 job_id=spec.id,
                 prompt=index,
                 tokens=prompt.tokens,
-                samples=_forked(samples[first : first + self._slots], index * len(samples)),
+                samples=[
+                    _forked(sample, index * len(samples), seeded=request.seed is not None)
+                    for sample in samples[first : first + self._slots]
+                ],
                 max_tokens=self._budget(spec, request, prompt),
                 top=top,
                 score_prompt=scored and first == 0,
+                again=first > 0,
                 boundaries=prompt.boundaries,
                 lane=spec.lane,
             )
@@ -102,9 +106,7 @@ class Preparation:
         return token_budget(len(prompt.tokens), request.token_limit, self._context_length, param)
 
 
-def _forked(samples: list[Sample], first: int) -> list[Sample]:
-    """For a prompt whose choices are counted from `first`; each with a constraint of its own."""
-    return [
-        Sample(first + each.choice, each.sampling, each.constraint and each.constraint.fork())
-        for each in samples
-    ]
+def _forked(sample: Sample, first: int, seeded: bool) -> Sample:
+    """For a prompt whose choices are counted from `first`; with a constraint, and a chance, of its own."""
+    sampling = sample.sampling if seeded else sample.sampling.reseeded()
+    return Sample(first + sample.choice, sampling, sample.constraint and sample.constraint.fork())

@@ -53,6 +53,10 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         """Whether what was said changes what comes."""
         return bool(self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1)
 
+    def reseeded(self) -> "Sampling":
+        """The same with another seed, by chance."""
+        return msgspec.structs.replace(self, seed=secrets.randbits(64))
+
 
 def sampling_of(request: Generation, defaults: Defaults, vocabulary: int, choice: int = 0) -> Sampling:
     """Of one choice: equal seeds give equal answers, so the choices of a request have seeds of their own.
@@ -93,9 +97,9 @@ def keys_of(rows: list[tuple[int, int]]) -> mx.array:
 
 
 class Sampler:
-    """Chooses one token a row from log-probabilities [rows, vocabulary]. For one set of rows.
+    """Chooses one token a row from logits [rows, vocabulary]. For one set of rows.
 
-    Numbers are arrays: as Python constants each new value would be compiled anew and kept for ever.
+    In float32: the probabilities of a nucleus do not add up in 16 bits, and close tokens become equal. Numbers are arrays: as Python constants each new value would be compiled anew and kept for ever.
     """
 
     def __init__(self, rows: list[Sampling]) -> None:
@@ -107,17 +111,18 @@ class Sampler:
         self._scale = _column([1 / max(row.temperature, COLDEST) for row in hot])
         self._narrow = Narrowing(hot)
 
-    def __call__(self, logprobs: mx.array, positions: list[int]) -> mx.array:
+    def __call__(self, logits: mx.array, positions: list[int]) -> mx.array:
         """[rows] uint32. `positions` counts the tokens that each row has sampled before."""
         if not self._hot:
-            return mx.argmax(logprobs, axis=-1)
-        hot = logprobs if self._all_hot else logprobs[self._index]
+            return mx.argmax(logits, axis=-1)
+        hot = (logits if self._all_hot else logits[self._index]).astype(mx.float32)
+        hot -= mx.logsumexp(hot, axis=-1, keepdims=True)
         keys = keys_of([(seed, positions[row]) for seed, row in zip(self._seeds, self._hot, strict=True)])
         noise = mx.vmap(lambda key: mx.random.gumbel(hot.shape[1:], key=key))(keys)
         chosen = mx.argmax(self._narrow(hot) * self._scale + noise, axis=-1)
         if self._all_hot:
             return chosen
-        tokens = mx.argmax(logprobs, axis=-1)
+        tokens = mx.argmax(logits, axis=-1)
         tokens[self._index] = chosen
         return tokens
 

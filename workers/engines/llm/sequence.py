@@ -20,6 +20,7 @@ class Sequence(msgspec.Struct):
 
     `max_tokens` is the limit of each; 0 only reads the prompt. `top` is how many likely tokens are told
     with each token, None tells no log-probabilities; `score_prompt` tells those of the prompt too.
+    `again`: the prompt is that of an earlier sequence of the job, which has more choices than slots.
     `boundaries` are the lengths at which other prompts may part from this one, ascending.
     """
 
@@ -30,5 +31,6 @@ class Sequence(msgspec.Struct):
     max_tokens: int
     top: int | None = None
     score_prompt: bool = False
+    again: bool = False
     boundaries: list[int] = []
     lane: Lane = "interactive"
