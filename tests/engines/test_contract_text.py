@@ -19,7 +19,7 @@ TOOLS = [{"type": "function", "function": {"name": name, "parameters": NOTHING}}
 NAMED = {"type": "function", "function": {"name": "run"}}
 
 
-@pytest.fixture(params=["echo", pytest.param("llm", marks=pytest.mark.models)])
+@pytest.fixture(params=["echo", pytest.param("llm", marks=[pytest.mark.models, pytest.mark.slow])])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(f"{request.param}_engine")
 

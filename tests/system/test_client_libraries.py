@@ -121,6 +121,7 @@ def test_what_is_asked_for_by_a_schema_fits_it(system: System, ask: Callable[[Sy
     assert Weather.model_validate_json(said.model_dump_json(), strict=True).model_dump() == said.model_dump()
 
 
+@pytest.mark.slow
 def test_the_model_answers_to_the_result_of_its_call(system: System) -> None:
     first = system.client.chat.completions.create(**ASKED, **ONE)
     message = first.choices[0].message

@@ -77,7 +77,7 @@ async def answers_by_schema(client: AsyncOpenAI, count: int) -> None:
 
 
 async def test_answers_validate_against_their_schema(client: AsyncOpenAI) -> None:
-    await answers_by_schema(client, 20)
+    await answers_by_schema(client, 10)
 
 
 @pytest.mark.slow
@@ -85,6 +85,7 @@ async def test_two_hundred_answers_validate_against_their_schema(client: AsyncOp
     await answers_by_schema(client, 200)
 
 
+@pytest.mark.slow
 async def test_a_streamed_answer_by_a_schema_is_the_whole_one(client: AsyncOpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": whole(SCHEMAS[0])}}
     fields = {"model": LLM, "messages": user("Who?"), "response_format": form, "seed": 4, "max_tokens": 200}

@@ -71,6 +71,7 @@ async def test_a_seed_says_the_same_alone_and_among_sixteen_others(
     assert another != alone
 
 
+@pytest.mark.slow
 async def test_four_choices_are_four_answers_whole_and_streamed(client: AsyncOpenAI) -> None:
     asked = CHAT | {"seed": 3, "temperature": 1, "max_tokens": 16}
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -89,6 +90,7 @@ async def test_four_choices_are_four_answers_whole_and_streamed(client: AsyncOpe
     assert heard.usage.prompt_tokens == whole.usage.prompt_tokens < 60  # counted once
 
 
+@pytest.mark.slow
 async def test_choices_of_completions_are_those_of_their_prompts(client: AsyncOpenAI) -> None:
     asked = {"model": LLM, "temperature": 1, "seed": 5, "max_tokens": 8}
     prompts = ["Once upon a time", "The capital of France is"]
@@ -101,6 +103,7 @@ async def test_choices_of_completions_are_those_of_their_prompts(client: AsyncOp
     assert len(set(texts)) == 4
 
 
+@pytest.mark.slow
 async def test_a_bias_chooses_and_forbids_tokens_and_penalties_weigh_against_it(
     client: AsyncOpenAI, own: Own
 ) -> None:
@@ -121,6 +124,7 @@ async def test_a_bias_chooses_and_forbids_tokens_and_penalties_weigh_against_it(
     assert own.tokens(first.top_logprobs[0].token) == [best] != own.tokens(first.token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "kept"), [("😀", "Zürich, 東京 and "), (["京 and 😀:", "x"], "Zürich, 東")])
 async def test_a_stop_string_may_begin_within_a_token_and_end_within_another(
     client: AsyncOpenAI, stop: Any, kept: str
@@ -136,6 +140,7 @@ async def test_a_stop_string_may_begin_within_a_token_and_end_within_another(
     assert reasons == {"stop"}
 
 
+@pytest.mark.slow
 async def test_characters_of_several_tokens_are_streamed_whole(client: AsyncOpenAI) -> None:
     asked = CHAT | {"temperature": 0, "logprobs": True, "max_tokens": 60, "stream": True}
     heard = await hear(client.chat.completions.create(**asked, response_format=EXACTLY))
@@ -145,6 +150,7 @@ async def test_characters_of_several_tokens_are_streamed_whole(client: AsyncOpen
     assert len(heard.logprobs) > len(SPELLED) / 2  # some characters are several tokens
 
 
+@pytest.mark.slow
 async def test_a_limit_ends_the_answer_and_the_usage_has_its_details(client: AsyncOpenAI) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}}
     asked = CHAT | {"temperature": 0, "max_completion_tokens": 5}
@@ -160,6 +166,7 @@ async def test_a_limit_ends_the_answer_and_the_usage_has_its_details(client: Asy
         assert usage.prompt_tokens_details.cached_tokens >= 0
 
 
+@pytest.mark.slow
 async def test_what_means_nothing_to_a_model_changes_nothing(client: AsyncOpenAI) -> None:
     plain, *others = await asyncio.gather(
         *(

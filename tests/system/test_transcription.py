@@ -155,6 +155,7 @@ def test_memory_of_the_worker_does_not_grow_with_the_recording(system: System, m
     assert peak(endless(minutes[: 60 * second]) + bytes(3000 * second)) <= 1.1 * short
 
 
+@pytest.mark.slow
 def test_twenty_clips_survive_three_deaths_of_their_worker(system: System) -> None:
     names = [name for _, name in zip(range(20), [*TRANSCRIPTS] * 4, strict=False)]
     clips = {name: (DATA / name).read_bytes() for name in TRANSCRIPTS}
