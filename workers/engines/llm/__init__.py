@@ -36,17 +36,18 @@ def load(entry: ModelEntry, path: Path) -> LlmEngine:
     adapter, draft = beside.fetch(entry, options)
     memory.set_wired_limit()
     model, tokenizer, config = load_model(path, adapter)
+    context_length = entry.context_length or _context_length(config)
     engine = LlmEngine(
         model,
         tokenizer,
         slots=entry.max_concurrency,
-        context_length=entry.context_length or _context_length(config),
+        context_length=context_length,
         vocabulary=model(mx.array([[0]])).shape[-1],
         defaults=_defaults(path),
         options=options,
         draft=_load_draft(draft, tokenizer) if draft else None,
     )
-    warm_up(engine, prompt_words=options.prefill_step)
+    warm_up(engine, options.prefill_step, context_length)
     return engine
 
 

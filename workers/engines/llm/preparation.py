@@ -3,6 +3,7 @@
 import msgspec
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
+from shared.errors import BadRequest
 from shared.jobs import JobSpec
 from shared.tasks import chat, completion
 from workers.answer import token_budget
@@ -103,6 +104,12 @@ class Preparation:
 
     def _budget(self, spec: JobSpec, request: Request, prompt: Prompt) -> int:
         param = "messages" if spec.task == "chat" else "prompt"
+        if (last := max(prompt.tokens, default=0)) >= self._vocabulary:
+            raise BadRequest(
+                f"'{param}' has token {last}, which the tokenizer knows and the model does not: its tokens are "
+                f"0 to {self._vocabulary - 1}.",
+                param=param,
+            )
         return token_budget(len(prompt.tokens), request.token_limit, self._context_length, param)
 
 

@@ -75,7 +75,7 @@ def sampling_of(request: Generation, defaults: Defaults, vocabulary: int, choice
     return Sampling(
         temperature=_first(request.temperature, defaults.temperature),
         top_p=_first(request.top_p, defaults.top_p),
-        top_k=top_k if top_k < vocabulary else 0,
+        top_k=top_k if 0 < top_k < vocabulary else 0,
         min_p=_first(request.min_p, defaults.min_p),
         seed=(seed + choice * 0x5851F42D4C957F2D) % 2**64,
         logit_bias=logit_bias,
@@ -99,7 +99,8 @@ def keys_of(rows: list[tuple[int, int]]) -> mx.array:
 class Sampler:
     """Chooses one token a row from logits [rows, vocabulary]. For one set of rows.
 
-    In float32: the probabilities of a nucleus do not add up in 16 bits, and close tokens become equal. Numbers are arrays: as Python constants each new value would be compiled anew and kept for ever.
+    In float32: in 16 bits the probabilities of a nucleus do not add up to it, and close tokens become equal.
+    Numbers are arrays: as Python constants each new value would be compiled anew and kept for ever.
     """
 
     def __init__(self, rows: list[Sampling]) -> None:
@@ -136,7 +137,7 @@ class Narrowing:
         self._asking = mx.array(asking, dtype=mx.int32) if 0 < len(asking) < len(rows) else None
         self._any = bool(asking)
         self._deepest = max((row.top_k for row in each), default=0) if all(r.top_k for r in each) else 0
-        self._top_p = _column([row.top_p for row in each])
+        self._top_p = _column([row.top_p if row.top_p < 1 else math.inf for row in each])
         self._top_k = _column([row.top_k or math.inf for row in each])
         self._log_min_p = _column([math.log(row.min_p) if row.min_p else -math.inf for row in each])
 
