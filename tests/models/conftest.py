@@ -31,3 +31,9 @@ def smollm2(starters: Manifest, models_dir: Path) -> Path:
 def whisper(starters: Manifest, models_dir: Path) -> Path:
     """The folder of Whisper tiny.en."""
     return weights.ensure(starters.resolve("whisper-tiny.en"), models_dir)
+
+
+@pytest.fixture(scope="session")
+def minilm(starters: Manifest, models_dir: Path) -> Path:
+    """The folder of all-MiniLM-L6-v2."""
+    return weights.ensure(starters.resolve("all-minilm-l6-v2"), models_dir)

@@ -102,7 +102,9 @@ def load(folder: Path) -> None:
     mlx_lm.load(str(folder))
 
 
-def test_the_starters_need_no_network_the_second_time(starters, models_dir, smollm2, whisper, monkeypatch):
+def test_the_starters_need_no_network_the_second_time(
+    starters, models_dir, smollm2, whisper, minilm, monkeypatch
+):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     phases = []
     for entry in starters.entries:
