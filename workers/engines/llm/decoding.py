@@ -68,7 +68,7 @@ class Decoding:
     """Rows of one cache. `ends` are the tokens that end an answer, `guesses` those of a leap."""
 
     def __init__(self, models: Models, vocabulary: int, ends: Iterable[int], guesses: int = 0) -> None:
-        self._models = models
+        self._models, self._vocabulary = models, vocabulary
         self._ends = frozenset(ends)
         self._guesses = guesses if models.draft else 0
         self._cache: Cache = []
@@ -242,10 +242,10 @@ class Decoding:
         """[rows, guesses]; the draft model has then been fed the last of them too."""
         guesses = []
         for ahead in range(self._guesses):
-            logits = self._bending(self._models.guess(last, self._cache), last, [])
+            logits = self._bending(self._models.guess(last, self._cache, self._vocabulary), last, [])
             last = self._sample(logits, ahead)
             guesses.append(last)
-        self._models.guess(last, self._cache)
+        self._models.guess(last, self._cache, self._vocabulary)
         return mx.stack(guesses, axis=1)
 
     def _choose_at(self, logits: mx.array, last: mx.array, ahead: int) -> Chosen:

@@ -35,9 +35,12 @@ class Models:
         """The same to the model alone."""
         return self.model(tokens, cache=cache[: self._layers])
 
-    def guess(self, tokens: mx.array, cache: Cache) -> mx.array:
-        """The draft model's logits [rows, vocabulary] after `tokens` [rows]."""
-        return self.draft(tokens[:, None], cache=cache[self._layers :])[:, -1, :]
+    def guess(self, tokens: mx.array, cache: Cache, vocabulary: int) -> mx.array:
+        """The draft model's logits [rows, vocabulary] after `tokens` [rows]. Models of one family pad theirs
+        to different lengths, so that few may be missing, or too many."""
+        logits = self.draft(tokens[:, None], cache=cache[self._layers :])[:, -1, :vocabulary]
+        missing = vocabulary - logits.shape[-1]
+        return mx.pad(logits, [(0, 0), (0, missing)], constant_values=-mx.inf) if missing else logits
 
     def draft_state(self, cache: Cache) -> list[Any]:
         """What nothing waits for: unless it is computed with each step it grows into a graph."""

@@ -106,8 +106,8 @@ class Preparation:
         param = "messages" if spec.task == "chat" else "prompt"
         if (last := max(prompt.tokens, default=0)) >= self._vocabulary:
             raise BadRequest(
-                f"'{param}' has token {last}, which the tokenizer knows and the model does not: its tokens are "
-                f"0 to {self._vocabulary - 1}.",
+                f"'{param}' has token {last}, which the tokenizer knows and the model does not: it has 0 to "
+                f"{self._vocabulary - 1}.",
                 param=param,
             )
         return token_budget(len(prompt.tokens), request.token_limit, self._context_length, param)
