@@ -49,7 +49,7 @@ async def shared(target: Target, rounds: int) -> tuple[list[float], list[float]]
     """Seconds to the first token: cold, and with a known beginning."""
     cold, known = [], []
     for turn in range(rounds):
-        prefix = text(turn, 700)
+        prefix = text(turn, 1000)
         took, answer = await first_token(target, prefix + " First question: who is there?")
         if answer.usage.prompt_tokens < 1000:
             raise RuntimeError(f"the prompt has {answer.usage.prompt_tokens} tokens only")
@@ -60,8 +60,8 @@ async def shared(target: Target, rounds: int) -> tuple[list[float], list[float]]
 
 async def interrupted(target: Target, seed: int) -> tuple[float, float, float]:
     """Seconds: the usual gap of 8 streams alone, their longest while a long prompt is read, and one piece."""
-    long = text(1000 + seed, 1400)
-    took, answer = await first_token(target, text(2000 + seed, 1400))
+    long = text(1000 + seed, 1850)
+    took, answer = await first_token(target, text(2000 + seed, 1850))
     piece = took / (answer.usage.prompt_tokens / PIECE)
     plan = Plan(streams=8, tokens=160)
     streams = [
