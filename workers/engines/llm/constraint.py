@@ -106,7 +106,7 @@ class Constraint:
             return
         try:
             self._accept(token)
-        except Exception as error:  # misuse of the library, which itself does not raise
+        except BaseException as error:  # misuse of the library, which itself does not raise; or a panic of it
             self.error = error
 
     def _accept(self, token: int) -> None:
@@ -196,7 +196,7 @@ class Masks:
             self._executor = LLExecutor(min(THREADS, max(1, (os.cpu_count() or 1) * 4 // 5)))
         try:
             fill_next_token_bitmask_par(self._executor, matchers, mask)
-        except Exception as error:
+        except BaseException as error:  # a panic is no Exception
             if len(wanting) == 1:
                 wanting[0][1].error = error
                 return

@@ -48,6 +48,16 @@ class Row:
     def job_id(self) -> str:
         return self.sequence.job_id
 
+    @property
+    def first(self) -> bool:
+        """Of the choices that continue its prompt."""
+        return self.sample is self.sequence.samples[0] and not self.sequence.again
+
+    @property
+    def computed(self) -> int:
+        """Tokens of the prompt and the answer that were computed for it."""
+        return len(self.sequence.tokens) + len(self.fed) - self.cached
+
 
 class Said(NamedTuple):
     """A row's next tokens."""
@@ -115,9 +125,11 @@ class Decoding:
         return self.rows[row].sequence.tokens + self.rows[row].fed, caches.extract(self._cache, row)
 
     def tidy(self) -> None:
-        """Compute what no layer asks for, such as the offset of one without positions: it grows with every
-        step into a graph that otherwise ends with the last row."""
-        mx.async_eval([layer.state for layer in self._cache])
+        """Give up the padding that all rows have, which leaps leave behind, and compute what no layer asks
+        for, such as the offset of one without positions: with every step it grows into a longer graph."""
+        if self.rows:
+            caches.filter_rows(self._cache, list(range(len(self.rows))))
+            mx.async_eval([layer.state for layer in self._cache])
 
     def step(self) -> list[Said]:
         """Choose the next token of every row, and tell those chosen before."""

@@ -72,10 +72,11 @@ class Generator:
         return [prompt for each in read for prompt in each.prompts], said
 
     def end(self, rows: Iterable[Row]) -> None:
-        """Forget rows, and keep what was computed for them."""
+        """Forget rows, and keep what was computed for them, of a prompt's choices for the first: each would
+        have the prompt in it."""
         gone = set(map(id, rows))
         for index, row in enumerate(self.rows):
-            if id(row) in gone and self._prefixes.worth(len(row.sequence.tokens) + len(row.fed) - row.cached):
+            if id(row) in gone and row.first and self._prefixes.worth(row.computed):
                 self._prefixes.keep(*self._decoding.extract(index))
         self._keep(lambda row: id(row) not in gone)
 
@@ -99,7 +100,7 @@ class Generator:
             samples = len(prompt.sequence.samples)
             if samples > free or not self._pace.fits(prompt.left, lefts):
                 break
-            if self._prefixes.size and prompt.shares(reading, SHARED):
+            if self._prefixes.fits(prompt.left + prompt.at) and prompt.shares(reading, SHARED):
                 held.add(job_id)
                 continue
             free -= samples

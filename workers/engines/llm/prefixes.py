@@ -7,6 +7,7 @@ few hundred entries.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Prefixes:
         self._entries: dict[int, Entry] = {}  # by a running number, the least recently used first
         self._begun: dict[int, set[int]] = {}  # mark -> entries that begin with it
         self._count = 0
+        self._too_long: float = math.inf  # tokens: so many do not fit
 
     def nearest(self, sequence: Sequence) -> tuple[Cache, int]:
         """A cache of one row for the longest known beginning of a prompt, and that beginning's length.
@@ -58,6 +60,10 @@ class Prefixes:
             trim_prompt_cache(cache, len(entry.tokens) - length)
         return cache, length
 
+    def fits(self, tokens: int) -> bool:
+        """Whether so many may be kept, as far as is known."""
+        return self.size > 0 and tokens < self._too_long
+
     def worth(self, tokens: int, least: int = BLOCK) -> bool:
         """Whether so many tokens that were not known are kept."""
         return self.size > 0 and tokens >= least
@@ -65,6 +71,8 @@ class Prefixes:
     def keep(self, tokens: list[int], cache: Cache) -> None:
         """Remember the cache of `tokens`, which nobody else changes."""
         entry = Entry(tokens, cache, tuple(_marks(tokens)))
+        if entry.nbytes > self.size:
+            self._too_long = min(self._too_long, len(tokens))
         if not entry.marks or entry.nbytes > self.size:
             return
         for number in self._superseded(entry):
