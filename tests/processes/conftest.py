@@ -90,6 +90,15 @@ class Bench:
         }
         return self.enqueue(JobSpec(id=new_job_id(), params=params, created=time.time(), **fields))
 
+    def complete(self, script: str = "{}") -> str:
+        """Queue a completion of two prompts, four choices each."""
+        params = {"model": "echo", "prompt": ["one two", "three"], "n": 4, "max_tokens": 500}
+        params["metadata"] = {"echo": script}
+        spec = JobSpec(
+            id=new_job_id(), task="completion", model="echo", params=params, created=time.time(), timeout=60.0
+        )
+        return self.enqueue(spec)
+
     def transcribe(self, audio: bytes, script: str = "{}", **fields: object) -> str:
         """Queue the transcription of a file with these bytes."""
         blob = BlobStore(self.settings.blobs_dir).create()

@@ -30,6 +30,18 @@ def test_a_dead_worker_s_spoken_job_fails_and_its_silent_job_is_run_again(bench:
     assert isinstance(bench.end(silent), Done)
 
 
+def test_a_completion_of_many_choices_dies_and_is_run_again_as_a_chat_is(bench: Bench) -> None:
+    worker = bench.ready(bench.start_worker())
+    spoken, silent = bench.complete(script=LONG), bench.complete(script='{"prepare_ms": 2000}')
+    until(lambda: bench.spoken(spoken) and bench.status(silent) == "started")
+    kill(bench, worker)
+    assert bench.end(spoken, seconds=1).code == "worker_died"
+    assert bench.status(silent) == "queued"
+    bench.ready(bench.start_worker())
+    texts = [choice["text"] for choice in bench.end(silent).result["choices"]]
+    assert texts == [" one two"] * 4 + [" three"] * 4
+
+
 @pytest.mark.parametrize("moment", ["_begin", "_register"])
 def test_a_worker_killed_right_after_taking_a_job_loses_nothing(bench: Bench, moment: str) -> None:
     code = (

@@ -127,8 +127,8 @@ def folders() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -> Iterator[System]:
-    llm, asr, embedding = folders.values()
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the models with random weights."""
     made = tmp_path_factory.mktemp("models")
     memory.preload_blas()
     checkpoints.qwen3_asr(made / "qwen3-asr", says=SAYS)
@@ -136,6 +136,14 @@ def system(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) -
     checkpoints.whisper_multilingual(made / "many-languages", speaks="de")
     checkpoints.parakeet(made / "nemo")
     text.build(made / "thinker", "qwen3", tools=True)
+    return made
+
+
+@pytest.fixture(scope="session")
+def system(
+    tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path], made: Path
+) -> Iterator[System]:
+    llm, asr, embedding = folders.values()
     models = MODELS.format(llm=llm, rows=ROWS, asr=asr, embedding=embedding, made=made)
     system = System(tmp_path_factory.mktemp("system"), models)
     yield system

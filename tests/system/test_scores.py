@@ -41,8 +41,9 @@ WRITTEN = [
     "<|im_start|>user\nWho are you?<|im_end|>\n<|im_start|>assistant\nI am a model.<|im_end|>\n",
     "",
 ]
-LONG = [" ".join((AUSTEN * 8)[first : 3 * first + 3]) for first in range(12)]
-TEXTS = [*WRITTEN, *AUSTEN, *LONG, *(f"{one} {other}" for one, other in zip(WRITTEN, LONG, strict=False))]
+LONG = [" ".join((AUSTEN * 4)[first : 2 * first + 2]) for first in range(12)]
+MIXED = [f"{one} {other}" for one, other in zip(WRITTEN[:12], AUSTEN * 2, strict=True)]
+TEXTS = [*WRITTEN, *AUSTEN, *LONG, *MIXED]
 
 
 async def score(client: AsyncOpenAI, prompt: Any, max_tokens: int) -> list[Any]:
