@@ -3,6 +3,7 @@
 They are imported when they are used, since that takes seconds.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,14 @@ def litellm() -> Iterator[ModuleType]:
     import litellm
 
     litellm.suppress_debug_info = True
+    loop = asyncio.new_event_loop()  # its blocking calls use the thread's, and make one that nobody closes
+    asyncio.set_event_loop(loop)
     try:
         with httpx.Client() as litellm.client_session:
             yield litellm
     finally:
+        asyncio.set_event_loop(None)
+        loop.close()
         litellm.client_session = None
         litellm.in_memory_llm_clients_cache.flush_cache()  # of clients with that session
 
