@@ -3,8 +3,8 @@
     python -m benchmarks.constrained FOLDER --rows 8
 
 The engine itself, without HTTP and queue. Rounds of the two alternate; a rate counts the tokens and the time
-from the first that any row said to the last, so prompts are not in it. The schema's answers never end
-before the limit. Speed does not depend on what weights say: a folder of `benchmarks/random_model.py` will do.
+while all rows are answered, so prompts are not in it. Speed does not depend on what weights say: a folder of
+`benchmarks/random_model.py` will do.
 """
 
 import time
@@ -63,20 +63,23 @@ def rate(engine: Any, first: int, rows: int, tokens: int, constrained: bool) -> 
     for each in prepared:
         engine.add(each)
     running = {each.spec.id for each in prepared}
-    told, began = 0, 0.0
+    told, began, ended = 0, 0.0, 0.0
     while running:
         outputs = engine.step()
         if not began and len({job_id for job_id, _ in outputs}) == rows:
             began = time.perf_counter()  # all prompts are read
-        elif began:
+        elif began and len(running) == rows:
             told += len(outputs)
+            ended = time.perf_counter()
         for job_id, output in outputs:
             if output.error:
                 raise output.error
             if output.last:
                 running.discard(job_id)
                 engine.forget(job_id)
-    return told / (time.perf_counter() - began)
+    if not told:
+        raise RuntimeError("an answer ended before all had begun: ask for more tokens")
+    return told / (ended - began)
 
 
 def main(

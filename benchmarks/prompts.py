@@ -31,6 +31,7 @@ max_concurrency = 16
 context_length = 8192
 """
 PIECE = 128  # tokens, on a CPU
+TEXT = {"logit_bias": {"0": -100, "1": -100, "2": -100}}  # without the tokens that say nothing
 
 
 def text(seed: int, words: int) -> str:
@@ -38,8 +39,8 @@ def text(seed: int, words: int) -> str:
 
 
 async def first_token(target: Target, content: str) -> tuple[float, Answer]:
-    fields = {"messages": [{"role": "user", "content": content}], "max_tokens": 2, "temperature": 0}
-    answer = await ask(target, fields)
+    fields = {"messages": [{"role": "user", "content": content}], "max_tokens": 4, "temperature": 0}
+    answer = await ask(target, fields | TEXT)
     if answer.error or not answer.arrivals:
         raise RuntimeError(answer.error or "no text")
     return answer.arrivals[0] - answer.sent, answer
@@ -65,7 +66,7 @@ async def interrupted(target: Target, seed: int) -> tuple[float, float, float]:
     piece = took / (answer.usage.prompt_tokens / PIECE)
     plan = Plan(streams=8, tokens=160)
     streams = [
-        asyncio.create_task(ask(target, plan.fields(prompts[0]) | {"logit_bias": {"2": -100}}))
+        asyncio.create_task(ask(target, plan.fields(prompts[0]) | TEXT))
         for prompts in plan.prompts(seed)
     ]
     await asyncio.sleep(6)
