@@ -2,17 +2,15 @@
 
     python -m benchmarks.prompts
 
-Starts a system of its own with the starter model. First the time to the first token of a prompt of 1,000
-tokens and more, and of the next with the same beginning. Then 8 answers are streamed while a prompt of 2,000
-tokens arrives: the longest pause of any of them, beside the usual one and the time that one piece of a
-prompt takes to read.
+First, in a system of its own, the time to the first token of a prompt of 1,000 tokens and more, and of the
+next with the same beginning. Then 8 answers are running in the engine itself when a prompt of 2,000 tokens
+arrives: the longest pause of any of them, beside a usual step and the longest piece of the same prompt alone.
 """
 
-import asyncio
-from itertools import pairwise
+import time
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -21,6 +19,9 @@ from rich.console import Console
 from benchmarks.load import Plan
 from benchmarks.streaming import Answer, Target, ask
 from benchmarks.system import running
+from shared.jobs import JobSpec
+from shared.manifest import ModelEntry
+from workers import memory
 
 MODELS = """
 [[model]]
@@ -30,7 +31,6 @@ source = "{model}"
 max_concurrency = 16
 context_length = 8192
 """
-PIECE = 128  # tokens, on a CPU
 TEXT = {"logit_bias": {"0": -100, "1": -100, "2": -100}}  # without the tokens that say nothing
 
 
@@ -59,23 +59,45 @@ async def shared(target: Target, rounds: int) -> tuple[list[float], list[float]]
     return cold, known
 
 
-async def interrupted(target: Target, seed: int) -> tuple[float, float, float]:
-    """Seconds: the usual gap of 8 streams alone, their longest while a long prompt is read, and one piece."""
+def loaded(model: Path) -> Any:
+    memory.preload_blas()
+    from workers.engines import llm
+
+    return llm.load(ModelEntry(id="chat", engine="llm", max_concurrency=16, context_length=8192), model)
+
+
+def spec(name: str, content: str, tokens: int) -> JobSpec:
+    asked = {"model": "chat", "messages": [{"role": "user", "content": content}]}
+    params = asked | {"max_tokens": tokens, "temperature": 0} | TEXT
+    return JobSpec(id=name, task="chat", model="chat", params=params, created=0, timeout=600)
+
+
+def steps(engine: Any, job: JobSpec) -> list[float]:
+    """Seconds of every step until the job has said something, in which all others say a token too."""
+    engine.add(engine.prepare(job, None))
+    took, told = [], False
+    while not told:
+        began = time.perf_counter()
+        told = any(job_id == job.id for job_id, _ in engine.step())
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def interrupted(engine: Any, seed: int) -> tuple[float, float, float]:
+    """Seconds: the usual step of 8 streams, their longest while a long prompt is read, and the longest of
+    the same prompt without them."""
     long = text(1000 + seed, 1850)
-    took, answer = await first_token(target, text(2000 + seed, 1850))
-    piece = took / (answer.usage.prompt_tokens / PIECE)
-    plan = Plan(streams=8, tokens=160)
-    streams = [
-        asyncio.create_task(ask(target, plan.fields(prompts[0]) | TEXT))
-        for prompts in plan.prompts(seed)
-    ]
-    await asyncio.sleep(6)
-    _, late = await first_token(target, long)
-    answers = await asyncio.gather(*streams)
-    gaps = [(b, b - a) for each in answers for a, b in pairwise(each.arrivals)]
-    usual = median(gap for at, gap in gaps if at < late.sent)
-    during = [gap for at, gap in gaps if late.sent < at <= late.arrivals[0]]
-    return usual, max(during), piece
+    alone = steps(engine, spec("alone", f"Alone: {long}", 1))
+    for n in range(8):
+        steps(engine, spec(f"stream {n}", text(2000 + 8 * seed + n, 20), 1000))
+    began = time.perf_counter()
+    for _ in range(20):
+        engine.step()
+    usual = (time.perf_counter() - began) / 20
+    during = steps(engine, spec("late", f"Beside: {long}", 1))
+    for n in range(8):
+        engine.abort(f"stream {n}")
+    return usual, max(during), max(alone)
 
 
 def main(
@@ -92,12 +114,14 @@ def main(
             f"first token: cold {median(cold):.2f} s, known beginning {median(known):.2f} s; ratio "
             f"{median(ratios):.3f} (of {', '.join(f'{ratio:.3f}' for ratio in ratios)})"
         )
-        for turn in range(rounds):
-            usual, longest, piece = uvloop.run(interrupted(target, turn))
-            console.print(
-                f"8 streams: a token every {usual:.2f} s; while 2,000 tokens are read the longest pause is "
-                f"{longest:.2f} s; a step and one piece of {PIECE} tokens take {usual + piece:.2f} s"
-            )
+    engine = loaded(model.expanduser())
+    for turn in range(rounds):
+        usual, longest, piece = interrupted(engine, turn)
+        console.print(
+            f"8 streams: a token every {usual:.2f} s, the longest pause while 2,000 tokens are read "
+            f"{longest:.2f} s; their longest piece alone {piece:.2f} s: ratio {longest / (usual + piece):.2f}"
+        )
+    engine.close()
 
 
 if __name__ == "__main__":
