@@ -6,10 +6,11 @@ prompts are read together follows from what the device has been seen to read in 
 """
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import mlx.core as mx
+import msgspec
 
 from workers import memory
 from workers.engines.llm.decoding import Decoding, Row, Said
@@ -18,10 +19,13 @@ from workers.engines.llm.options import Options
 from workers.engines.llm.prefixes import Prefixes
 from workers.engines.llm.reading import Prompt, Read, Reading
 from workers.engines.llm.sequence import Sequence
+from workers.engines.llm.waiting import Waiting
 
 STALL = 0.25  # seconds that reading prompts may hold up answers which are already streaming
 CPU_STALL = 1.0  # the same where a step without any reading takes 0.1 s
 SHARED = 128  # tokens: a prompt waits for one that is being read and begins with so many of its own
+LOOKS = 8  # so many that do not fit are looked at in a step for a prompt that does
+LEAST, MUCH = 32, 4  # tokens of the shortest piece; by how many times one prompt is much shorter than another
 TIDY = 512  # steps
 
 
@@ -40,8 +44,8 @@ class Generator:
         self.slots = slots
         self._prefixes = prefixes
         self._pace = Pace(options)
-        self._waiting: dict[str, deque[Sequence]] = {}
-        self._reading = Reading(models, options.prefill_step, prefixes)
+        self._waiting = Waiting()
+        self._reading = Reading(models, prefixes)
         self._decoding = Decoding(models, vocabulary, ends, options.draft_tokens)
         self._steps = 0
 
@@ -55,7 +59,7 @@ class Generator:
         return self._decoding.rows
 
     def add(self, sequence: Sequence) -> None:
-        self._waiting.setdefault(sequence.job_id, deque()).append(sequence)
+        self._waiting.add(sequence)
 
     def step(self) -> tuple[list[Prompt], list[Said]]:
         """Prompts that are read now, and the tokens of rows that have any."""
@@ -82,7 +86,7 @@ class Generator:
 
     def remove(self, job_id: str) -> None:
         """Forget a job, wherever it is; any other id is ignored."""
-        self._waiting.pop(job_id, None)
+        self._waiting.remove(job_id)
         self._reading.remove(job_id)
         self._keep(lambda row: row.job_id != job_id)
 
@@ -91,41 +95,40 @@ class Generator:
 
     def _admit(self) -> list[Read]:
         """Begin to read waiting prompts while the step's budget and the slots last."""
-        reading, found, held = list(self._reading.prompts), [], set()
+        reading, found = list(self._reading.prompts), []
+        running = Counter([row.job_id for row in self.rows] + [each.sequence.job_id for each in reading])
         free = self.slots - len(self.rows) - sum(len(prompt.sequence.samples) for prompt in reading)
-        while (job_id := self._next(reading, held)) is not None:
-            each = self._reading.find(self._waiting[job_id][0])
-            [prompt] = each.prompts
-            lefts = [other.left for other in reading]
-            samples = len(prompt.sequence.samples)
-            if samples > free or not self._pace.fits(prompt.left, lefts):
+        held, passed = set(), set()  # jobs that wait for what is being read, and those that do not fit
+        while free and len(passed) < LOOKS and (first := self._waiting.next(running, held | passed)):
+            sequence = self._part(first, free)
+            if len(sequence.samples) > free:
                 break
+            each = self._reading.find(sequence)
+            [prompt] = each.prompts
             if self._prefixes.fits(prompt.left + prompt.at) and prompt.shares(reading, SHARED):
-                held.add(job_id)
-                continue
-            free -= samples
-            self._take(job_id)
-            found.append(each)
-            reading += [prompt] if prompt.left else []
+                held.add(sequence.job_id)
+            elif not self._pace.fits(prompt.left, [other.left for other in reading], overtaking=bool(passed)):
+                passed.add(sequence.job_id)
+            else:
+                free -= len(sequence.samples)
+                running[sequence.job_id] += 1
+                self._waiting.take(sequence)
+                found.append(each)
+                reading += [prompt] if prompt.left else []
         return self._reading.join(found)
 
-    def _next(self, reading: list[Prompt], held: set[str]) -> str | None:
-        """The job whose turn it is: interactive before batch, then that which runs least, then the oldest.
-        So a job of a thousand prompts leaves room for the others."""
-        waiting = [job_id for job_id in self._waiting if job_id not in held]
-        running = Counter([row.job_id for row in self.rows] + [each.sequence.job_id for each in reading])
-        turn = {job: (self._waiting[job][0].lane == "batch", running[job]) for job in waiting}
-        return min(turn, key=turn.__getitem__, default=None)
-
-    def _take(self, job_id: str) -> None:
-        self._waiting[job_id].popleft()
-        if not self._waiting[job_id]:
-            del self._waiting[job_id]
+    def _part(self, sequence: Sequence, free: int) -> Sequence:
+        """As many of its choices as there are slots, if the prompt will be known to the others. Scores of a
+        prompt come before all answers to it."""
+        known = self._prefixes.fits(len(sequence.tokens)) or len(sequence.tokens) <= SHARED
+        if sequence.score_prompt or not known:
+            return sequence
+        return msgspec.structs.replace(sequence, samples=sequence.samples[:free])
 
     def _read(self) -> list[Read]:
         before = sum(prompt.left for prompt in self._reading.prompts)
         began = time.perf_counter()
-        read = self._reading.read()
+        read = self._reading.read(self._pace.piece(len(self._reading.prompts)))
         took = time.perf_counter() - began
         self._pace.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
         return read
@@ -144,12 +147,19 @@ class Pace:
     def budget(self) -> int:
         return self._fixed or max(self._step, int(self._speed * self._stall))
 
-    def fits(self, tokens: int, others: list[int]) -> bool:
-        """Whether a prompt of `tokens` may be read together with others; alone it always may."""
+    def fits(self, tokens: int, others: list[int], overtaking: bool = False) -> bool:
+        """Whether a prompt of `tokens` may be read together with others; alone it always may, and beside
+        much longer ones, whose pieces get shorter then. One that is `overtaking` has to be so short."""
         if not others or not tokens:
             return True
+        if tokens * MUCH <= min(others) and self.budget // (len(others) + 1) >= LEAST:
+            return True
         longest = min(max(tokens, *others), self._step)
-        return (len(others) + 1) * longest <= self.budget
+        return not overtaking and (len(others) + 1) * longest <= self.budget
+
+    def piece(self, prompts: int) -> int:
+        """The most tokens that a step reads of each."""
+        return min(self._step, max(self.budget // prompts, LEAST))
 
     def measure(self, tokens: int, seconds: float) -> None:
         """What a step has read, and how long that took. Small steps are slow, and say nothing; one that

@@ -63,11 +63,10 @@ class Read(NamedTuple):
 
 
 class Reading:
-    """The prompts that are being read, as rows of one cache. `step` is the longest piece, in tokens."""
+    """The prompts that are being read, as rows of one cache."""
 
-    def __init__(self, models: Models, step: int, prefixes: Prefixes) -> None:
+    def __init__(self, models: Models, prefixes: Prefixes) -> None:
         self._models = models
-        self._step = step
         self._prefixes = prefixes
         self._cache: Cache = []
         self.prompts: list[Prompt] = []
@@ -86,9 +85,9 @@ class Reading:
         ready = [each for each in found if not each.prompts[0].left]
         return [Read([prompt], caches.merge([cache])) for [prompt], cache in ready]
 
-    def read(self) -> list[Read]:
-        """A piece of every prompt; those that end with it come back."""
-        pieces = [prompt.piece(self._step) for prompt in self.prompts]
+    def read(self, most: int) -> list[Read]:
+        """A piece of every prompt, of `most` tokens at most; those that end with it come back."""
+        pieces = [prompt.piece(most) for prompt in self.prompts]
         if self._models.rows != "any":
             pieces = [piece[: min(map(len, pieces))] for piece in pieces]
         lengths = [len(piece) for piece in pieces]
