@@ -22,7 +22,7 @@ serve: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -m "not slow and not metal and not models" -n 4 --dist worksteal $(ARGS)
-	@$(BIN)/python -m pytest -m "not slow and not metal and models" $(ARGS)
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not metal and models" -n 2 --dist loadfile $(ARGS)
 
 test-full: $(STAMP)
 	@$(BIN)/python -m pytest -m "not metal" $(ARGS)

@@ -2,6 +2,7 @@
 
 import faulthandler
 import logging
+import os
 import queue
 import sys
 import threading
@@ -17,6 +18,7 @@ from workers.outlet import Outlet
 GATHER = 0.06  # seconds at most that a prompt waits for others of its burst: reading them at once
 BURST = 4  # is much cheaper. While a burst lasts, so many come
 QUIET = 0.008  # in so many seconds
+BROKEN = 71  # exit status
 REARM = 1.0  # seconds; arming starts a thread, too dear for every step
 
 log = logging.getLogger("ominix.engine")
@@ -61,6 +63,9 @@ class EngineRoom(threading.Thread):
             if self.engine:
                 self._work()
                 self.engine.close()
+        except Exception:  # in `abort` or `has_room`: no state to go on from, and no thread to go on in
+            log.exception("the engine failed between two steps; ending the process")
+            os._exit(BROKEN)
         finally:
             leave_thread()
 

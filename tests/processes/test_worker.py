@@ -11,6 +11,7 @@ from shared import keys
 from shared.events import Delta, Done, Failed
 from shared.queues import StrictJob
 from tests.processes.conftest import Bench, until
+from workers.room import BROKEN
 
 LONG = '{"tokens": 500}'
 
@@ -73,6 +74,15 @@ def test_a_step_that_raises_costs_its_batch_and_the_worker_lives_on(bench: Bench
     bench.ready(bench.start_worker())
     assert isinstance(bench.end(bench.submit(script='{"raise_in": "step"}')), Failed)
     assert isinstance(bench.end(bench.submit()), Done)
+
+
+def test_an_engine_that_cannot_forget_a_job_ends_its_worker_at_once(bench: Bench) -> None:
+    worker = bench.ready(bench.start_worker())
+    job_id = bench.submit(script='{"tokens": 500, "raise_in": "abort"}')
+    until(lambda: bench.spoken(job_id))
+    bench.redis.xadd(keys.control("echo"), {"j": job_id})
+    assert worker.wait(5) == BROKEN
+    assert bench.end(job_id).code == "cancelled"
 
 
 def test_a_job_past_its_limit_ends_as_a_timeout(bench: Bench) -> None:

@@ -75,7 +75,9 @@ class EchoEngine:
         return outputs
 
     def abort(self, job_id: str) -> None:
-        self._running.pop(job_id, None)
+        job = self._running.pop(job_id, None)
+        if job and job.script.raise_in == "abort":
+            raise Fault("the script raises in abort")
 
     def render(self, job_id: str, outputs: Iterable[Output]) -> list[Event]:
         voice = self._voices.get(job_id)

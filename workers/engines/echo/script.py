@@ -36,7 +36,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `fail_at` costs that job alone, `crash_at` ends the process by SIGKILL, `hang_at` makes the step
     take `hang_ms`, with the GIL held ("gil") or released ("free"). `raise_in` raises where an engine
-    with a bug would, "step" costing the whole batch.
+    with a bug would, "step" costing the whole batch and "abort" the process.
     """
 
     tokens: Count | None = None  # length of the text, by repetition; None: each word once
@@ -49,7 +49,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hang_at: Step | None = None
     hang: Literal["gil", "free"] = "free"
     hang_ms: Milliseconds = 3_600_000
-    raise_in: Literal["prepare", "add", "step"] | None = None
+    raise_in: Literal["prepare", "add", "step", "abort"] | None = None
 
     @property
     def calls(self) -> list[Call]:

@@ -156,9 +156,10 @@ class PartsTeller:
 
     def _close(self, block: Block, marker: str, cut: bool = False) -> None:
         """`marker` is "" at the end of the answer; one that ends the reasoning around it ends no call. Of a
-        block that was `cut` off, some parsers would make a call that nobody meant."""
+        block that was `cut` off, some parsers would make a call that nobody meant. A guided one is no text
+        either."""
         self._block = None
-        if block.growing and block.growing.name:
+        if block.growing and (block.growing.name or cut):
             return
         text = block.growing.held if block.growing else "".join(block.text)
         form = self._calling.form
