@@ -140,12 +140,13 @@ def test_a_step_that_fails_costs_the_recordings_that_were_being_heard(
     engine: AsrEngine, recognizer: Recognizer, clip: Path, silent: Path
 ) -> None:
     drive = Drive(engine)
-    heard, read = add(drive, clip), add(drive, silent)
-    settle()
+    heard, quiet = add(drive, clip), add(drive, silent)
+    while not engine._jobs[heard.id].feed.ready:
+        time.sleep(0.001)
     recognizer.failure = RuntimeError("no memory")
     drive.step()
-    assert set(drive.errors) == {heard.id} and read.id in drive.running
-    drive.end(read.id)
+    assert set(drive.errors) == {heard.id} and quiet.id in drive.running
+    drive.end(quiet.id)
 
 
 def test_what_comes_of_an_aborted_chunk_counts_for_nothing(
