@@ -1,47 +1,24 @@
 """The ceiling: mlx-lm's bare BatchGenerator, with nothing around it.
 
 The same model folder, prompts, lengths, closed loop and pieces of prompts as the engine has, but prompts
-are tokenised before the clock starts and tokens are never turned into text. It runs in a process of its own,
-which idles while the other side is measured: MLX keeps to one thread for life, and the client's event loop
-to another.
+are tokenised before the clock starts and tokens are never turned into text. It runs in a child process: MLX
+keeps to one thread for life, and the client's event loop to another.
 """
 
-import asyncio
-import multiprocessing
 import time
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Plan, Round
 from benchmarks.streaming import Answer, Usage
+from workers import memory
+
+Ceiling = Callable[[Plan, int], Round]  # one round with the prompts of a seed
 
 
-class Ceiling:
-    """A loaded model in another process. `slots` is the batch's size, as max_concurrency is."""
-
-    def __init__(self, model: Path, slots: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, model, slots), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    async def run(self, plan: Plan, seed: int) -> Round:
-        """One round with the prompts of `seed`. Raises EOFError if the process has died."""
-        self._pipe.send((plan, seed))
-        return await asyncio.to_thread(self._pipe.recv)
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join(30)
-        self._process.kill()
-
-
-def _serve(pipe: Connection, path: Path, slots: int) -> None:
-    from workers import memory
-
-    memory.preload_blas()
+def bare_generator(path: Path, slots: int) -> Ceiling:
+    """In the child process. `slots` is the batch's size, as max_concurrency is."""
     from mlx_lm.generate import BatchGenerator
 
     from workers.engines.llm import Options, load_model
@@ -55,12 +32,7 @@ def _serve(pipe: Connection, path: Path, slots: int) -> None:
         prefill_batch_size=slots,
         prefill_step_size=Options().settled().prefill_step,
     )
-    try:
-        while True:
-            plan, seed = pipe.recv()
-            pipe.send(_round(generator, plan, _tokenise(tokenizer, plan, seed)))
-    except EOFError:  # the other side has closed
-        generator.close()
+    return lambda plan, seed: _round(generator, plan, _tokenise(tokenizer, plan, seed))
 
 
 def _tokenise(tokenizer: Any, plan: Plan, seed: int) -> list[list[list[int]]]:

@@ -10,11 +10,9 @@ cached on either side.
 
 import asyncio
 import base64
-import multiprocessing
 import random
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -26,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.child import child
 from benchmarks.system import running
 
 MODELS = """
@@ -55,32 +54,11 @@ class Load(msgspec.Struct, frozen=True):
 
 LOADS = (Load(64), Load(512, clients=32), Load(512, each=32), Load(2048, each=2048))
 
-
-class Loop:
-    """The model in another process, which idles while the service is measured."""
-
-    def __init__(self, model: Path) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, model), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def run(self, texts: list[str], each: int) -> tuple[float, np.ndarray]:
-        """Seconds and vectors. Raises EOFError if the process has died."""
-        self._pipe.send((texts, each))
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join(30)
-        self._process.kill()
+Loop = Callable[[list[str], int], tuple[float, np.ndarray]]  # seconds and vectors; requests of so many texts
 
 
-def _serve(pipe: Connection, path: Path) -> None:
-    from workers import memory
-
-    memory.preload_blas()
+def bare_model(path: Path) -> Loop:
+    """In the child process."""
     from workers.engines.embedding import load_model
 
     encoder = load_model(path)
@@ -93,16 +71,14 @@ def _serve(pipe: Connection, path: Path) -> None:
             vectors = np.array(encoder.vectors(rows, max(map(len, rows))))
             yield from zip(texts[at : at + BATCH], vectors, strict=True)
 
-    try:
-        while True:
-            texts, each = pipe.recv()
-            began = time.perf_counter()
-            parts = (sorted(texts[at : at + each], key=len) for at in range(0, len(texts), each))
-            found = {text: vector for part in parts for text, vector in embed(part)}
-            took = time.perf_counter() - began
-            pipe.send((took, np.stack([found[text] for text in texts])))
-    except EOFError:  # the other side has closed
-        return
+    def loop(texts: list[str], each: int) -> tuple[float, np.ndarray]:
+        began = time.perf_counter()
+        parts = (sorted(texts[at : at + each], key=len) for at in range(0, len(texts), each))
+        found = {text: vector for part in parts for text, vector in embed(part)}
+        took = time.perf_counter() - began
+        return took, np.stack([found[text] for text in texts])
+
+    return loop
 
 
 async def through_service(url: str, texts: list[str], load: Load) -> tuple[float, np.ndarray]:
@@ -142,7 +118,7 @@ def measure(url: str, loop: Loop, load: Load, rounds: int) -> Report:
     for number in range(rounds + 1):
         texts = sentences(load.texts, seed=number)
         took, ours = asyncio.run(through_service(url, texts, load))
-        alone, theirs = loop.run(texts, load.each)
+        alone, theirs = loop(texts, load.each)
         report.cosine = min(report.cosine, float((ours * theirs).sum(axis=1).min()))
         if number:  # the first round warms up both
             report.service.append(load.texts / took)
@@ -176,12 +152,8 @@ def main(
 ) -> None:
     """Compare the service with the model in a loop: one text and many in a request, one client and many."""
     model = model.expanduser()
-    loop = Loop(model)
-    try:
-        with running(MODELS.format(model=model)) as system:
-            reports = [measure(system.url, loop, load, rounds) for load in LOADS]
-    finally:
-        loop.close()
+    with child(bare_model, model) as loop, running(MODELS.format(model=model)) as system:
+        reports = [measure(system.url, loop, load, rounds) for load in LOADS]
     show(reports)
     if json:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(reports)))

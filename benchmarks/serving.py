@@ -7,6 +7,8 @@ helps. With --ceiling each measured round is followed by the same round on mlx-l
 alone (`benchmarks/ceiling.py`): interleaved, because machines drift; medians, because they hiccup.
 """
 
+import asyncio
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -19,7 +21,8 @@ import uvloop
 from rich.console import Console
 
 from benchmarks import load
-from benchmarks.ceiling import Ceiling
+from benchmarks.ceiling import Ceiling, bare_generator
+from benchmarks.child import child
 from benchmarks.figures import Figures, table
 from benchmarks.load import Plan, Round
 from benchmarks.streaming import Target
@@ -46,7 +49,7 @@ async def measure(target: Target, plan: Plan, rounds: int, warmup: int, ceiling:
     for seed in range(warmup + rounds):
         served.append(await load.run(target, plan, seed))
         if ceiling:
-            bare.append(await ceiling.run(plan, seed))
+            bare.append(await asyncio.to_thread(ceiling, plan, seed))
     served, bare = served[warmup:], bare[warmup:]
     sides = {"server": Figures.of(served, plan.tokens)}
     if bare:
@@ -109,12 +112,8 @@ def main(
         raise typer.BadParameter("--ceiling compares greedy decoding only")
     target = Target(url, model, os.environ.get("OPENAI_API_KEY", ""))
     plan = Plan(streams=streams, tokens=tokens, each=each, words=words, greedy=greedy)
-    bare = Ceiling(ceiling, streams) if ceiling else None
-    try:
+    with child(bare_generator, ceiling, streams) if ceiling else contextlib.nullcontext() as bare:
         report = uvloop.run(measure(target, plan, rounds, warmup, bare))
-    finally:
-        if bare:
-            bare.close()
     show(report)
     if json:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))

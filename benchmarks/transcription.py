@@ -11,10 +11,8 @@ cached between two requests on either side.
 
 import asyncio
 import itertools
-import multiprocessing
 import time
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -25,8 +23,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.child import child
 from benchmarks.recordings import DATA, RATE, TRANSCRIPTS, samples
 from benchmarks.system import running
+from workers import memory
 
 MODELS = """
 [[model]]
@@ -37,32 +37,11 @@ max_concurrency = {rows}
 """
 AT_ONCE = (1, 4, 16)
 
-
-class Loop:
-    """mlx-audio in another process, which idles while the service is measured."""
-
-    def __init__(self, model: Path) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, model), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def run(self, names: list[str]) -> tuple[float, list[str]]:
-        """Seconds and texts. Raises EOFError if the process has died."""
-        self._pipe.send(names)
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        self._pipe.close()
-        self._process.join(30)
-        self._process.kill()
+Loop = Callable[[list[str]], tuple[float, list[str]]]  # seconds and texts of the clips with these names
 
 
-def _serve(pipe: Connection, path: Path) -> None:
-    from workers import memory
-
-    memory.preload_blas()
+def bare_model(path: Path) -> Loop:
+    """In the child process."""
     from mlx_audio import stt
     from mlx_audio.stt.models.whisper import Model as Whisper
 
@@ -72,14 +51,13 @@ def _serve(pipe: Connection, path: Path) -> None:
     options: dict[str, Any] = {}
     if isinstance(model, Whisper) and not memory.compact():
         model, options = to_float32(model), {"fp16": False}
-    try:
-        while True:
-            names = pipe.recv()
-            began = time.perf_counter()
-            texts = [model.generate(str(DATA / name), **options).text.strip() for name in names]
-            pipe.send((time.perf_counter() - began, texts))
-    except EOFError:  # the other side has closed
-        return
+
+    def loop(names: list[str]) -> tuple[float, list[str]]:
+        began = time.perf_counter()
+        texts = [model.generate(str(DATA / name), **options).text.strip() for name in names]
+        return time.perf_counter() - began, texts
+
+    return loop
 
 
 async def through_service(url: str, names: list[str]) -> tuple[float, list[str]]:
@@ -114,11 +92,11 @@ class Report(msgspec.Struct):
 def measure(url: str, loop: Loop, count: int, rounds: int) -> Report:
     names = list(itertools.islice(itertools.cycle(TRANSCRIPTS), count))
     asyncio.run(through_service(url, names[:6]))  # warm up both
-    loop.run(names[:6])
+    loop(names[:6])
     report = Report(count, length(names), [], [], 0)
     for _ in range(rounds):
         ours, texts = asyncio.run(through_service(url, names))
-        theirs, own = loop.run(names)
+        theirs, own = loop(names)
         report.service.append(ours)
         report.loop.append(theirs)
         report.differing += sum(a != b for a, b in zip(texts, own, strict=True))
@@ -162,12 +140,8 @@ def main(
 ) -> None:
     """Compare the service with mlx-audio in a loop, and 1, 4 and 16 clips at once."""
     model = model.expanduser()
-    loop = Loop(model)
-    try:
-        with running(MODELS.format(model=model, rows=rows)) as system:
-            report = measure(system.url, loop, clips, rounds)
-    finally:
-        loop.close()
+    with child(bare_model, model) as loop, running(MODELS.format(model=model, rows=rows)) as system:
+        report = measure(system.url, loop, clips, rounds)
     show(report)
     if json:
         json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))

@@ -1,11 +1,12 @@
 """What the folders of checkpoints have in common."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 TEXT = "language English Hello world. Good morning! How are you today?"  # whose words are tokens
 
@@ -23,6 +24,24 @@ def byte_level(model: models.BPE) -> Tokenizer:
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def write_tokenizer(path: Path, controls: Iterable[str], marks: Iterable[str], **config: Any) -> Tokenizer:
+    """Write one that knows TEXT, with `controls` that are special tokens and `marks` that are not."""
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = trained()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in controls])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in marks])
+    tokenizer.save(str(path / "tokenizer.json"))
+    common = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 131072,
+    }
+    write(path / "tokenizer_config.json", common | config)
     return tokenizer
 
 

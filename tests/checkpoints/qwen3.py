@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
-from tests.checkpoints.files import features, save, trained, weights_of, write
+from tests.checkpoints.files import features, save, weights_of, write, write_tokenizer
 
 CONTROLS = [
     f"<|{name}|>" for name in ("endoftext", "im_start", "im_end", "audio_start", "audio_end", "audio_pad")
@@ -104,21 +104,7 @@ def _speak(weights: dict[str, Any], script: list[int]) -> None:
 
 def _folder(path: Path) -> Tokenizer:
     """Write the tokenizer and the configuration of the features."""
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer = trained()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROLS])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKS])
-    tokenizer.save(str(path / "tokenizer.json"))
-    write(
-        path / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 131072,
-        },
-    )
+    tokenizer = write_tokenizer(path, CONTROLS, MARKS)
     write(path / "preprocessor_config.json", features(128))
     return tokenizer
 

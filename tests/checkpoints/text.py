@@ -10,10 +10,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from tests.checkpoints.configs import CONFIGS
-from tests.checkpoints.files import save, trained, weights_of, write
+from tests.checkpoints.files import save, weights_of, write_tokenizer
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
@@ -86,8 +86,8 @@ def build(path: Path, architecture: str, *, seed: int = 0, tools: bool = False) 
     Qwen3's: it renders tools and their results, and thinks unless `enable_thinking` is false."""
     import mlx.core as mx  # late: what runs in this process may still have to preload a BLAS
 
-    path.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(path, tools)
+    marks, template = (MARKS, QWEN3) if tools else ((), CHATML)
+    tokenizer = write_tokenizer(path, CONTROLS, marks, chat_template=template)
     config = _config(architecture, tokenizer)
     mx.random.seed(seed)
     module = importlib.import_module(f"mlx_lm.models.{config['model_type']}")
@@ -115,23 +115,3 @@ def _config(architecture: str, tokenizer: Tokenizer) -> dict[str, Any]:
     if inner := config.get("text_config"):
         config["text_config"] = inner | sizes
     return config
-
-
-def _tokenizer(path: Path, tools: bool) -> Tokenizer:
-    tokenizer = trained()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROLS])
-    if tools:
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in MARKS])
-    tokenizer.save(str(path / "tokenizer.json"))
-    write(
-        path / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": 131072,
-            "chat_template": QWEN3 if tools else CHATML,
-        },
-    )
-    return tokenizer

@@ -190,25 +190,25 @@ def test_a_job_that_failed_is_tried_again_by_the_next_run(server: Live, talks: P
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_goes_on_with_the_same_jobs(server: Live, tmp_path: Path, number: int):
     folder = tmp_path / "talks"
-    recordings = [record(folder / f"{index:02}.mp3") for index in range(40)]
+    recordings = [record(folder / f"{index:02}.mp3") for index in range(64)]
     before = jobs(server)
     with start(server, folder, "--prompt", SLOW) as process:
         until(lambda: len(jobs(server)) > len(before))
         process.send_signal(number)
         said, _ = process.communicate(timeout=10)
     left = jobs(server)
-    assert len(left) < len(before) + 40
+    assert len(left) < len(before) + 64
     if number == signal.SIGINT:
         assert process.returncode == 130 and "Traceback" not in said
         assert re.fullmatch(
-            r"Stopped with \d+ of 40 left, \d+ of them with the server, which goes on\. "
+            r"Stopped with \d+ of 64 left, \d+ of them with the server, which goes on\. "
             r"The same command picks them up\.",
             said.splitlines()[-1],
         )
     status, said = transcribe(server, folder, "--prompt", SLOW)
     assert status == 0 and ", 0 failed" in said, said
     after = jobs(server)
-    assert len(after) == len(before) + 40 and left.keys() < after.keys()
+    assert len(after) == len(before) + 64 and left.keys() < after.keys()
     assert all(recording.with_suffix(".txt").exists() for recording in recordings)
 
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -9,6 +10,11 @@ from workers import memory
 from workers.engine import Engine
 from workers.engines import echo
 from workers.weights import ensure
+
+if TYPE_CHECKING:  # whatever imports MLX waits until a BLAS is loaded
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
+    from workers.engines.llm.grammar import Grammars
 
 memory.preload_blas()  # before the first `import mlx`
 
@@ -49,3 +55,28 @@ def asr_engine(starters: dict[str, tuple[ModelEntry, Path]]) -> Iterator[Engine]
     engine = asr.load(*starters["asr"])
     yield engine
     engine.close()
+
+
+# --- grammars
+
+
+@pytest.fixture(scope="module")
+def tokenizer(starters: dict[str, tuple[ModelEntry, Path]]) -> "TokenizerWrapper":
+    from mlx_lm import tokenizer_utils
+
+    return tokenizer_utils.load(starters["llm"][1])
+
+
+@pytest.fixture(scope="module")
+def grammars(tokenizer: "TokenizerWrapper") -> "Grammars":
+    from tests.engines.walking import VOCABULARY
+    from workers.engines.llm.grammar import Grammars
+
+    return Grammars(tokenizer, VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def small() -> "TokenizerWrapper":
+    from tests.engines.walking import small_tokenizer
+
+    return small_tokenizer()

@@ -1,6 +1,9 @@
 """What the echo engine can be made to say: choices, prompts, reasoning, calls, log-probabilities."""
 
 import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,6 +40,19 @@ def streamed(engine: Engine, job: JobSpec) -> tuple[list[Delta], Done]:
     drive.add(job)
     drive.run()
     return drive.events[job.id][:-1], drive.done(job)
+
+
+def both_ways(
+    engine: Engine, job: JobSpec, task: ModuleType, whole: Callable, chunk: Callable
+) -> list[tuple[Any, list[Any]]]:
+    """The choices of a job's whole answer, each with what the streamed one's chunks have of it."""
+    deltas, done = streamed(engine, job)
+    assert task.validate(job.params)
+    answer = whole(task.body(job, [delta for delta in deltas if delta.data], done))
+    stream = task.Stream(job)
+    frames = [frame for delta in deltas for frame in stream.delta(delta)] + stream.done(done)
+    pieces = [each for frame in frames for each in chunk(frame).choices]
+    return [(choice, [each for each in pieces if each.index == choice.index]) for choice in answer.choices]
 
 
 def scored(deltas: list[Delta], choice: int = 0) -> list[dict]:
@@ -201,15 +217,7 @@ def test_a_format_needs_a_script_that_has_it(echo_engine: Engine, make: object, 
 )
 def test_a_chat_has_openai_s_shapes_whole_and_streamed(echo_engine: Engine, fields: dict) -> None:
     job = chat("two one two", **fields)
-    deltas, done = streamed(echo_engine, job)
-    assert chats.validate(job.params)
-    whole = shapes.chat(chats.body(job, [delta for delta in deltas if delta.data], done))
-    stream = chats.Stream(job)
-    frames = [frame for delta in deltas for frame in stream.delta(delta)] + stream.done(done)
-    chunks = [shapes.chat_chunk(frame) for frame in frames]
-
-    for choice in whole.choices:
-        mine = [each for chunk in chunks for each in chunk.choices if each.index == choice.index]
+    for choice, mine in both_ways(echo_engine, job, chats, shapes.chat, shapes.chat_chunk):
         assert "".join(each.delta.content or "" for each in mine) == (choice.message.content or "")
         told = [one for each in mine if each.logprobs for one in each.logprobs.content]
         assert told == (choice.logprobs.content if choice.logprobs else [])
@@ -221,15 +229,7 @@ def test_a_chat_has_openai_s_shapes_whole_and_streamed(echo_engine: Engine, fiel
 )
 def test_a_completion_has_openai_s_shapes_whole_and_streamed(echo_engine: Engine, fields: dict) -> None:
     job = completion(**fields)
-    deltas, done = streamed(echo_engine, job)
-    assert completions.validate(job.params)
-    whole = shapes.completion(completions.body(job, [delta for delta in deltas if delta.data], done))
-    stream = completions.Stream(job)
-    frames = [frame for delta in deltas for frame in stream.delta(delta)] + stream.done(done)
-    chunks = [shapes.completion(frame) for frame in frames]
-
-    for choice in whole.choices:
-        mine = [each for chunk in chunks for each in chunk.choices if each.index == choice.index]
+    for choice, mine in both_ways(echo_engine, job, completions, shapes.completion, shapes.completion):
         assert "".join(each.text for each in mine) == choice.text
         if choice.logprobs:
             places = [place for each in mine if each.logprobs for place in each.logprobs.text_offset]

@@ -2,16 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from mlx_lm import tokenizer_utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from shared.errors import BadRequest
-from shared.manifest import ModelEntry
 from shared.tasks import completion
 from tests.engines.formats import (
     ARITHMETIC,
@@ -27,21 +24,6 @@ from tests.engines.formats import (
 )
 from tests.engines.walking import VOCABULARY, Walker, small_tokenizer, texts, walk
 from workers.engines.llm.grammar import Grammars
-
-
-@pytest.fixture(scope="module")
-def tokenizer(starters: dict[str, tuple[ModelEntry, Path]]) -> TokenizerWrapper:
-    return tokenizer_utils.load(starters["llm"][1])
-
-
-@pytest.fixture(scope="module")
-def grammars(tokenizer: TokenizerWrapper) -> Grammars:
-    return Grammars(tokenizer, VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def small() -> TokenizerWrapper:
-    return small_tokenizer()
 
 
 @pytest.mark.models

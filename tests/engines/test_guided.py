@@ -2,36 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm import tokenizer_utils
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from shared.errors import BadRequest
-from shared.manifest import ModelEntry
 from tests.engines.formats import BAD, TOOLS, WEATHER, asked, check, schema, tool
-from tests.engines.walking import VOCABULARY, Walker, allowed, small_tokenizer, texts, walk
+from tests.engines.walking import Walker, allowed, small_tokenizer, texts, walk
 from workers.engines.llm import calls
 from workers.engines.llm.constraint import Constraint, Masks
 from workers.engines.llm.grammar import MAX_CALLS, Grammars
-
-
-@pytest.fixture(scope="module")
-def tokenizer(starters: dict[str, tuple[ModelEntry, Path]]) -> TokenizerWrapper:
-    return tokenizer_utils.load(starters["llm"][1])
-
-
-@pytest.fixture(scope="module")
-def grammars(tokenizer: TokenizerWrapper) -> Grammars:
-    return Grammars(tokenizer, VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def small() -> TokenizerWrapper:
-    return small_tokenizer()
-
 
 # --- calls
 

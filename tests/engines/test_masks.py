@@ -12,14 +12,9 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from shared.errors import BadRequest, EngineError
 from shared.manifest import ModelEntry
 from tests.engines.formats import ARITHMETIC, SCHEMAS, TOOLS, asked, grammar, schema
-from tests.engines.walking import Walker, allowed, small_tokenizer, walk
+from tests.engines.walking import Walker, allowed, walk
 from workers.engines.llm.constraint import Constraint, Masks, masked, on_device
 from workers.engines.llm.grammar import Grammars
-
-
-@pytest.fixture(scope="module")
-def small() -> TokenizerWrapper:
-    return small_tokenizer()
 
 
 def constraint(tokenizer: TokenizerWrapper, vocabulary: int | None = None, **fields: Any) -> Constraint:

@@ -75,8 +75,8 @@ def test_jobs_of_one_key_go_to_one_worker(bench: Bench) -> None:
 def test_jobs_find_their_home_past_a_third_worker_too(bench: Bench) -> None:
     two_workers(bench)
     bench.ready(bench.start_worker())
-    ran_at = [run(bench, "a") for _ in range(10)]
-    assert sum(here != there for here, there in itertools.pairwise(ran_at)) <= 3
+    ran_at = [run(bench, "a") for _ in range(20)]
+    assert sum(here != there for here, there in itertools.pairwise(ran_at)) <= 8  # by chance it would be 13
 
 
 def test_a_job_that_was_handed_back_has_begun_once(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -19,27 +20,22 @@ def kill(bench: Bench, worker) -> None:
     settle_worker(bench.redis, worker.name, bench.settings)
 
 
-def test_a_dead_worker_s_spoken_job_fails_and_its_silent_job_is_run_again(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("submit", "texts"),
+    [(Bench.submit, ["one two three"]), (Bench.complete, [" one two"] * 4 + [" three"] * 4)],
+    ids=["chat", "completion of many choices"],
+)
+def test_a_dead_worker_s_spoken_job_fails_and_its_silent_job_is_run_again(
+    bench: Bench, submit: Callable[..., str], texts: list[str]
+) -> None:
     worker = bench.ready(bench.start_worker())
-    spoken, silent = bench.submit(script=LONG), bench.submit(script='{"prepare_ms": 2000}')
+    spoken, silent = submit(bench, script=LONG), submit(bench, script='{"prepare_ms": 2000}')
     until(lambda: bench.spoken(spoken) and bench.status(silent) == "started")
     kill(bench, worker)
     assert bench.end(spoken, seconds=1).code == "worker_died"
     assert bench.status(silent) == "queued"
     bench.ready(bench.start_worker())
-    assert isinstance(bench.end(silent), Done)
-
-
-def test_a_completion_of_many_choices_dies_and_is_run_again_as_a_chat_is(bench: Bench) -> None:
-    worker = bench.ready(bench.start_worker())
-    spoken, silent = bench.complete(script=LONG), bench.complete(script='{"prepare_ms": 2000}')
-    until(lambda: bench.spoken(spoken) and bench.status(silent) == "started")
-    kill(bench, worker)
-    assert bench.end(spoken, seconds=1).code == "worker_died"
-    assert bench.status(silent) == "queued"
-    bench.ready(bench.start_worker())
-    texts = [choice["text"] for choice in bench.end(silent).result["choices"]]
-    assert texts == [" one two"] * 4 + [" three"] * 4
+    assert [choice["text"] for choice in bench.end(silent).result["choices"]] == texts
 
 
 @pytest.mark.parametrize("moment", ["_begin", "_register"])

@@ -55,7 +55,8 @@ async def together(asked: list[Any]) -> list[Any]:
     return await asyncio.gather(*map(one, asked))
 
 
-async def answers_by_schema(client: AsyncOpenAI, count: int) -> None:
+@pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.slow)])
+async def test_answers_validate_against_their_schema(client: AsyncOpenAI, count: int) -> None:
     async def ask(number: int, schema: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
         answer = await client.chat.completions.create(
@@ -74,15 +75,6 @@ async def answers_by_schema(client: AsyncOpenAI, count: int) -> None:
     for schema, choice in answers:
         assert choice.finish_reason == "stop"
         jsonschema.Draft202012Validator(schema).validate(json.loads(choice.message.content))
-
-
-async def test_answers_validate_against_their_schema(client: AsyncOpenAI) -> None:
-    await answers_by_schema(client, 10)
-
-
-@pytest.mark.slow
-async def test_two_hundred_answers_validate_against_their_schema(client: AsyncOpenAI) -> None:
-    await answers_by_schema(client, 200)
 
 
 @pytest.mark.slow
@@ -159,7 +151,8 @@ TOOLS = [openai.pydantic_function_tool(Weather), openai.pydantic_function_tool(C
 NAMED = {"type": "function", "function": {"name": "Clock"}}
 
 
-async def calls_that_must_be_made(client: AsyncOpenAI, count: int) -> None:
+@pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.slow)])
+async def test_calls_that_must_be_made_are_valid(client: AsyncOpenAI, count: int) -> None:
     """Streamed and whole in turn, by `required` and by name in turn."""
 
     async def ask(number: int) -> tuple[Any, Any]:
@@ -186,15 +179,6 @@ async def calls_that_must_be_made(client: AsyncOpenAI, count: int) -> None:
         assert said.message.content is None
         assert said.finish_reason == ("tool_calls" if choice == "required" else "stop")
         assert choice == "required" or call.function.name == "Clock"
-
-
-async def test_calls_that_must_be_made_are_valid(client: AsyncOpenAI) -> None:
-    await calls_that_must_be_made(client, 8)
-
-
-@pytest.mark.slow
-async def test_fifty_calls_that_must_be_made_are_valid(client: AsyncOpenAI) -> None:
-    await calls_that_must_be_made(client, 50)
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ class EmbeddingEngine:
                 elif vector is not None:
                     found[row.job_id].append((row.index, vector))
         if found:
-            self.budget.measure(tokens, time.perf_counter() - began)
+            self.budget.speed.measure(tokens, time.perf_counter() - began)
         return found, errors
 
     def _run(self, batch: list[Row], length: int) -> Sequence[np.ndarray | Exception | None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from workers.memory import compact
+from workers.speed import Speed
 
 STALL = 0.1  # seconds that a step may take: so long waits whoever comes while it runs
 CPU_STALL = 0.25  # the same where that is a hundred short texts
@@ -107,23 +108,13 @@ class Budget:
 
     def __init__(self, fixed: int = 0) -> None:
         self._fixed = fixed
-        self._stall = STALL if compact() else CPU_STALL
-        self._speed = 0.0  # tokens a second
+        self.speed = Speed(STALL if compact() else CPU_STALL)
 
     @property
     def tokens(self) -> int:
-        return self._fixed or min(MOST, max(LEAST, int(self._speed * self._stall)))
+        return self._fixed or min(MOST, max(LEAST, self.speed.tokens))
 
     @property
     def forward(self) -> int:
         """What a batch costs beside its tokens, in tokens."""
         return self.tokens // FORWARD
-
-    def measure(self, tokens: int, seconds: float) -> None:
-        """What a step has computed, and how long that took. Small steps are slow, and say nothing; one that
-        took too long may have compiled something, so it halves the speed at most."""
-        speed = tokens / seconds
-        if seconds > self._stall:
-            self._speed = max(speed, self._speed / 2)
-        else:
-            self._speed = max(speed, self._speed)

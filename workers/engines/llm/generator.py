@@ -20,6 +20,7 @@ from workers.engines.llm.prefixes import Prefixes
 from workers.engines.llm.reading import Prompt, Read, Reading
 from workers.engines.llm.sequence import Sequence
 from workers.engines.llm.waiting import Waiting
+from workers.speed import Speed
 
 STALL = 0.25  # seconds that reading prompts may hold up answers which are already streaming
 CPU_STALL = 1.0  # the same where a step without any reading takes 0.1 s
@@ -130,7 +131,7 @@ class Generator:
         began = time.perf_counter()
         read = self._reading.read(self._pace.piece(len(self._reading.prompts)))
         took = time.perf_counter() - began
-        self._pace.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
+        self._pace.speed.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
         return read
 
 
@@ -140,12 +141,11 @@ class Pace:
     def __init__(self, options: Options) -> None:
         self._step = options.prefill_step
         self._fixed = options.prefill_budget
-        self._stall = STALL if memory.compact() else CPU_STALL
-        self._speed = 0.0  # tokens a second
+        self.speed = Speed(STALL if memory.compact() else CPU_STALL)
 
     @property
     def budget(self) -> int:
-        return self._fixed or max(self._step, int(self._speed * self._stall))
+        return self._fixed or max(self._step, self.speed.tokens)
 
     def fits(self, tokens: int, others: list[int], overtaking: bool = False) -> bool:
         """Whether a prompt of `tokens` may be read together with others; alone it always may, and beside
@@ -160,12 +160,3 @@ class Pace:
     def piece(self, prompts: int) -> int:
         """The most tokens that a step reads of each."""
         return min(self._step, max(self.budget // prompts, LEAST))
-
-    def measure(self, tokens: int, seconds: float) -> None:
-        """What a step has read, and how long that took. Small steps are slow, and say nothing; one that
-        took too long may have compiled something, so it halves the speed at most."""
-        speed = tokens / seconds
-        if seconds > self._stall:
-            self._speed = max(speed, self._speed / 2)
-        else:
-            self._speed = max(speed, self._speed)
