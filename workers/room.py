@@ -1,5 +1,6 @@
 """The engine room: the only thread that ever touches MLX, for the whole life of the process."""
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -14,11 +15,13 @@ from workers.engine import Engine, Output, Prepared
 from workers.engines import leave_thread
 from workers.flight import Flight, Flights
 from workers.outlet import Outlet
+from workers.priority import Priority
 
 GATHER = 0.06  # seconds at most that a prompt waits for others of its burst: reading them at once
 BURST = 4  # is much cheaper. While a burst lasts, so many come
 QUIET = 0.008  # in so many seconds
 BROKEN = 71  # exit status
+LOOK = 0.02  # seconds between two looks whether batch work still has to rest
 REARM = 1.0  # seconds; arming starts a thread, too dear for every step
 
 log = logging.getLogger("ominix.engine")
@@ -28,13 +31,19 @@ class EngineRoom(threading.Thread):
     """Loads the engine, then adds, steps and aborts. `add`, `abort` and `stop` are the only ways in."""
 
     def __init__(
-        self, load: Callable[[], Engine], flights: Flights, outlet: Outlet, hang_timeout: float
+        self,
+        load: Callable[[], Engine],
+        flights: Flights,
+        outlet: Outlet,
+        hang_timeout: float,
+        priority: Priority,
     ) -> None:
         super().__init__(name="engine", daemon=True)
         self._load = load
         self._flights = flights
         self._outlet = outlet
         self._hang_timeout = hang_timeout
+        self._priority = priority
         self._inbox: queue.SimpleQueue[tuple[Flight, Prepared] | str | None] = queue.SimpleQueue()
         self._waiting: deque[tuple[Flight, Prepared]] = deque()  # ready, but the engine has no room
         self._running: dict[str, Flight] = {}
@@ -81,7 +90,7 @@ class EngineRoom(threading.Thread):
             self._read_inbox()
             self._admit()
             if self._running:
-                self._step()
+                self._go_on()
         self._disarm()
 
     def _read_inbox(self) -> None:
@@ -146,13 +155,35 @@ class EngineRoom(threading.Thread):
             self._outlet.put([(flight, Output(error=error))])
             self._drop(flight.id)
 
-    def _step(self) -> None:
+    def _go_on(self) -> None:
+        """One step, unless batch work, and nothing else here, has to make way."""
+        flights = [*self._running.values(), *(flight for flight, _ in self._waiting)]
+        batch = all(flight.spec.lane == "batch" for flight in flights)
+        if batch and self._priority.must_rest():
+            self._rest(flights)
+        else:
+            self._step(batch)
+
+    def _rest(self, flights: list[Flight]) -> None:
+        """Wait a moment, or until something comes."""
+        self._disarm()
+        began = time.monotonic()
+        with contextlib.suppress(queue.Empty):
+            self._receive(self._inbox.get(timeout=LOOK))
+        rested = time.monotonic() - began
+        for flight in flights:
+            flight.rest(rested)
+
+    def _step(self, batch: bool) -> None:
         self._arm()
+        began = time.monotonic()
         try:
             outputs = self.engine.step()
         except Exception as error:  # costs the jobs of this batch, not the process
             log.exception("a step of the engine failed, and with it %d jobs", len(self._running))
             outputs = [(job_id, Output(error=error)) for job_id in self._running]
+        if batch:
+            self._priority.spend(time.monotonic() - began)
         said = [(self._running[job_id], output) for job_id, output in outputs if job_id in self._running]
         if self._outlet.is_full:
             self._disarm()  # waiting for Redis is no hang

@@ -4,22 +4,26 @@ mlx-audio's own multiplies, masks and normalises the 1,500 x 1,500 scores of eac
 over memory; they are the same numbers, within float32.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 
-def encode(encoder: Any, mel: mx.array) -> mx.array:
-    """Features [windows, positions, width] of `mel` [windows, frames, bands]; `encoder` is mlx-audio's."""
+def encode(encoder: Any, mel: mx.array) -> Iterator[mx.array]:
+    """What each layer makes of `mel` [windows, frames, bands], unevaluated; the last are the features
+    [windows, positions, width]. `encoder` is mlx-audio's."""
     x = nn.gelu(encoder.conv1(mel))
     x = nn.gelu(encoder.conv2(x)) + encoder._positional_embedding
+    yield x
     for block in encoder.blocks:
         y = block.attn_ln(x)
         keys, values = (heads(block.attn, project(y)) for project in (block.attn.key, block.attn.value))
         x = x + attend(block.attn, y, keys, values, None)
         x = x + block.mlp2(nn.gelu(block.mlp1(block.mlp_ln(x))))
-    return encoder.ln_post(x)
+        yield x
+    yield encoder.ln_post(x)
 
 
 def heads(attention: Any, x: mx.array) -> mx.array:

@@ -4,7 +4,9 @@ Each chunk goes window by window, each conditioned on the chunk's text before an
 temperatures until it looks right. Windows of all chunks share the decoder's batch.
 """
 
+import time
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -31,6 +33,7 @@ from workers.engines.asr.whisper.windows import TOO_HOT, Quality, Span, cut, end
 from workers.engines.asr.whisper.words import align
 
 FRAME = HOP_LENGTH / SAMPLE_RATE  # seconds
+LAYERS = 0.1  # seconds of a step after which no further layer is begun
 PATIENCE = 100  # steps between two windows that are not urgent, while urgent chunks are heard
 
 
@@ -62,6 +65,23 @@ class Listening(msgspec.Struct, eq=False):
         return min(N_FRAMES, self.frames - self.seek)
 
 
+class Encoding(msgspec.Struct, eq=False):
+    """Windows that are being encoded, layer by layer."""
+
+    chunks: list[Listening]
+    layers: Iterator[mx.array]
+    features: mx.array | None = None  # what the last layer made of them
+
+    def go_on(self) -> bool:
+        """Evaluate the next layer. False if there is none."""
+        layer = next(self.layers, None)
+        if layer is None:
+            return False
+        mx.eval(layer)
+        self.features = layer
+        return True
+
+
 class WhisperRecognizer:
     """A loaded mlx-audio Whisper that hears up to `rows` chunks at once."""
 
@@ -79,6 +99,7 @@ class WhisperRecognizer:
         self._steps = 0
         self._yielded = 0  # the last step in which a window was encoded that was not urgent
         self._at_once = rows if memory.compact() else 1  # a CPU takes a second for each
+        self._encoding: Encoding | None = None
 
     def check(self, asked: Asked) -> None:
         if asked.task == "translate" and not self._model.is_multilingual:
@@ -94,8 +115,9 @@ class WhisperRecognizer:
         self._unheard.append(chunk)
 
     def step(self) -> list[tuple[Key, Hearing | Exception]]:
+        if not self._encode():
+            return []  # who waits for the end of a step is not to wait for a whole window
         self._steps += 1
-        self._encode()
         for key, decoded in self._decoder.step():
             self._guarded(self._running[key], lambda chunk, decoded=decoded: self._after(chunk, decoded))
         over, self._over = self._over, []
@@ -104,6 +126,8 @@ class WhisperRecognizer:
     def abort(self, key: Key) -> None:
         if chunk := self._running.pop(key, None):
             self._unheard = [each for each in self._unheard if each is not chunk]
+            if self._encoding and not any(map(self._is_running, self._encoding.chunks)):
+                self._encoding = None
             self._decoder.abort(key)
 
     def _guarded(self, chunk: Listening, act: Any) -> None:
@@ -114,24 +138,39 @@ class WhisperRecognizer:
             self.abort(chunk.key)
             self._over.append((chunk.key, error))
 
-    def _encode(self) -> None:
-        """The features of the windows that are due, in one batch."""
+    def _is_running(self, chunk: Listening) -> bool:
+        return self._running.get(chunk.key) is chunk
+
+    def _encode(self) -> bool:
+        """Go on with the windows that are due, in one batch. False if this is not over."""
+        until = time.monotonic() + LAYERS
+        encoding = self._encoding or self._begin()
+        while encoding and encoding.go_on():
+            if time.monotonic() > until:
+                self._encoding = encoding
+                return False
+        self._encoding = None
+        if encoding:
+            for chunk, own in zip(encoding.chunks, encoding.features, strict=True):
+                if self._is_running(chunk):
+                    chunk.features = own
+                    self._guarded(chunk, self._open)
+        return True
+
+    def _begin(self) -> Encoding | None:
         for chunk in self._due():
             self._guarded(chunk, self._listen)
         chunks = self._due()
         if not chunks:
-            return
+            return None
         self._unheard = [chunk for chunk in self._unheard if chunk not in chunks]
         if not chunks[0].asked.urgent:
             self._yielded = self._steps
         windows = [
             pad_or_trim(each.mel[each.seek : each.seek + each.size], N_FRAMES, axis=-2) for each in chunks
         ]
-        features = encode(self._model.encoder, mx.stack(windows).astype(self._model.dtype))
-        mx.eval(features)
-        for chunk, own in zip(chunks, features, strict=True):
-            chunk.features = own
-            self._guarded(chunk, self._open)
+        mels = mx.stack(windows).astype(self._model.dtype)
+        return Encoding(chunks, encode(self._model.encoder, mels))
 
     def _due(self) -> list[Listening]:
         """Which windows are next: those of urgent chunks, and while one of these is heard, of others one
