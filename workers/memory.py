@@ -4,6 +4,7 @@ The one module that knows what differs between macOS with Metal, CUDA and a plai
 imported inside the functions that need it, never by importing this module.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -14,10 +15,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from shared.settings import read_settings
+
 CUDA_PACKAGES = {"mlx-cuda", "mlx-cuda-12", "mlx-cuda-13"}
 Device = Literal["metal", "cuda", "cpu"]
 
 WIRED_SHARE = 0.9  # of what Metal recommends: the rest is left to the window server and the caches
+IDLE_SHARE = 8  # of a worker's share, one part may be buffers that MLX keeps for later
+OF_MACHINE = 0.75  # of its memory is the budget of all workers: on a Mac what Metal recommends at most
+SMALL = 36 << 30  # bytes; on a Mac with no more Metal recommends
+OF_SMALL = 2 / 3
+CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container may take
+RUSAGE_V4, FOOTPRINT, LIFETIME_MAX, WORDS = 4, 7, 28, 40  # of rusage_info_v4 in <sys/resource.h>, in words
 
 
 def unsupported(
@@ -91,16 +100,18 @@ def compact(mlx: ModuleType | None = None) -> bool:
 def device_info(mlx: ModuleType | None = None) -> dict[str, Any]:
     """`device`, `name`, and in bytes `memory_size` and `max_recommended_working_set_size`.
 
-    A CPU names neither size: then both are the machine's memory.
+    A CPU names neither size: then both are the machine's memory. A worker with a share of the machine is
+    recommended no more than that.
     """
     mx = mlx or _mlx()
     raw = mx.device_info()
     size = raw.get("memory_size") or raw.get("total_memory") or total_memory()
+    recommended = raw.get("max_recommended_working_set_size") or size
     return {
         "device": device(mx),
         "name": raw.get("device_name") or raw.get("architecture") or platform.machine(),
         "memory_size": size,
-        "max_recommended_working_set_size": raw.get("max_recommended_working_set_size") or size,
+        "max_recommended_working_set_size": min(recommended, share() or recommended),
     }
 
 
@@ -117,9 +128,65 @@ def set_wired_limit(mlx: ModuleType | None = None) -> int:
     return limit
 
 
+def set_limits(base: int = 0, mlx: ModuleType | None = None) -> None:
+    """Keep MLX within this worker's share, of which the process itself takes `base` bytes. Beyond the
+    memory limit MLX gives back what it only kept for later, and on a GPU waits for what runs."""
+    if not (most := share()):
+        return
+    mx = mlx or _mlx()
+    mx.set_memory_limit(max(most - base, most // 2))
+    before = mx.set_cache_limit(most // IDLE_SHARE)
+    mx.set_cache_limit(min(before, most // IDLE_SHARE))  # a CPU's is small
+    set_wired_limit(mx)
+
+
+def share() -> int:
+    """Bytes of the machine's memory that this worker may take; 0: nobody said."""
+    return read_settings().memory_share_mb << 20
+
+
 def total_memory() -> int:
     """Bytes of memory in the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def budget(mib: int, system: str | None = None, total: int | None = None, cgroup: Path = CGROUP) -> int:
+    """Bytes that all workers of this machine may take together: `mib`, or if that is 0 a part of its memory.
+
+    On a Mac what Metal recommends, two thirds or three quarters of it; elsewhere three quarters of the
+    memory, or of what the container may have of it.
+    """
+    if mib:
+        return mib << 20
+    total = total or total_memory()
+    if (system or platform.system()) == "Darwin":
+        return int(total * (OF_SMALL if total <= SMALL else OF_MACHINE))
+    with contextlib.suppress(OSError, ValueError):  # "max", or no cgroup
+        total = min(total, int(cgroup.read_text()))
+    return int(total * OF_MACHINE)
+
+
+def footprint(
+    system: str | None = None, proc: Path = Path("/proc/self"), libproc: Any = None
+) -> tuple[int, int]:
+    """Bytes of memory that this process takes now, and the most that it took.
+
+    The physical footprint on macOS, whose resident size leaves out what the GPU has; else the resident size.
+    """
+    if (system or platform.system()) == "Darwin":
+        words = (ctypes.c_uint64 * WORDS)()
+        library = libproc or ctypes.CDLL("/usr/lib/libproc.dylib")
+        if library.proc_pid_rusage(os.getpid(), RUSAGE_V4, ctypes.byref(words)):
+            return 0, 0
+        return words[2 + FOOTPRINT], words[2 + LIFETIME_MAX]  # behind an id of two words
+    lines = (proc / "status").read_text().splitlines()
+    sizes = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return _kib(sizes.get("VmRSS")), _kib(sizes.get("VmHWM"))
+
+
+def _kib(size: str | None) -> int:
+    """Bytes, of "1234 kB"."""
+    return int(size.split()[0]) << 10 if size else 0
 
 
 def active_memory(mlx: ModuleType | None = None) -> int:

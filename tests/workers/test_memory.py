@@ -1,5 +1,6 @@
 """The machine, asked as a Mac with Metal and as a plain CPU: the differences are arguments."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ class FakeMLX:
 
     def __init__(self, device: str, info: dict) -> None:
         self.metal = SimpleNamespace(is_available=lambda: device == "metal")
-        self.wired = None
+        self.wired = self.memory = None
+        self.cache = 1 << 40
         self._kind = "cpu" if device == "cpu" else "gpu"
         self._info = info
 
@@ -30,6 +32,13 @@ class FakeMLX:
 
     def set_wired_limit(self, limit: int) -> None:
         self.wired = limit
+
+    def set_memory_limit(self, limit: int) -> None:
+        self.memory = limit
+
+    def set_cache_limit(self, limit: int) -> int:
+        before, self.cache = self.cache, limit
+        return before
 
     def get_active_memory(self) -> int:
         return 123
@@ -128,3 +137,67 @@ def test_mlx_multiplies_right_after_blas_was_preloaded():
     assert done.returncode == 0, done.stderr
     if sys.platform == "linux":
         assert "libopenblas" in done.stdout
+
+
+def test_a_worker_s_share_limits_what_mlx_takes_keeps_and_wires(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMINIX_MEMORY_SHARE_MB", f"{8 * 1024}")
+    mlx = FakeMLX("metal", MAC)
+    memory.set_limits(GIB, mlx)
+    assert (mlx.memory, mlx.cache) == (7 * GIB, GIB)
+    assert mlx.wired == int(8 * GIB * memory.WIRED_SHARE)
+    assert memory.device_info(mlx)["max_recommended_working_set_size"] == 8 * GIB
+
+
+def test_a_share_does_not_widen_a_small_cache_and_without_one_nothing_is_set(monkeypatch):
+    cpu = FakeMLX("cpu", {})
+    cpu.cache = 1 << 20
+    memory.set_limits(GIB, cpu)
+    assert (cpu.memory, cpu.cache) == (None, 1 << 20)
+    monkeypatch.setenv("OMINIX_MEMORY_SHARE_MB", "1024")
+    memory.set_limits(GIB, cpu)
+    assert (cpu.memory, cpu.cache, cpu.wired) == (GIB // 2, 1 << 20, None)
+
+
+@pytest.mark.parametrize(
+    ("mib", "system", "total", "limit", "expected"),
+    [
+        (100, "Darwin", 64 * GIB, "max", 100 << 20),
+        (0, "Darwin", 64 * GIB, "max", 48 * GIB),
+        (0, "Darwin", 24 * GIB, "max", 16 * GIB),
+        (0, "Linux", 64 * GIB, "max", 48 * GIB),
+        (0, "Linux", 64 * GIB, f"{8 * GIB}\n", 6 * GIB),
+    ],
+)
+def test_the_budget_is_what_was_said_or_a_part_of_the_machine(mib, system, total, limit, expected, tmp_path):
+    (cgroup := tmp_path / "memory.max").write_text(limit)
+    assert memory.budget(mib, system, total, cgroup) == expected
+
+
+def test_what_a_process_takes_is_its_resident_size_on_linux(tmp_path):
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n")
+    assert memory.footprint("Linux", tmp_path) == (1 << 20, 2 << 20)
+
+
+def test_what_a_process_takes_is_its_physical_footprint_on_macos():
+    class LibProc:
+        """Writes as proc_pid_rusage does: an id of 16 bytes, then words."""
+
+        @staticmethod
+        def proc_pid_rusage(pid: int, flavor: int, buffer: object) -> int:
+            assert (pid, flavor) == (os.getpid(), 4)
+            words = buffer._obj
+            for word in range(35):
+                words[2 + word] = word * 1000
+            return 0
+
+    assert memory.footprint("Darwin", libproc=LibProc) == (7000, 28000)
+
+
+def test_a_footprint_that_macos_does_not_tell_is_nought():
+    refusing = SimpleNamespace(proc_pid_rusage=lambda *_: -1)
+    assert memory.footprint("Darwin", libproc=refusing) == (0, 0)
+
+
+def test_this_process_takes_memory():
+    now, most = memory.footprint()
+    assert 0 < now <= most
