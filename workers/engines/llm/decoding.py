@@ -169,7 +169,8 @@ class Decoding:
             row.chosen += 1
 
     def _sample(self, logits: mx.array, ahead: int = 0) -> mx.array:
-        return self._sampler(logits, [row.chosen + ahead for row in self.rows])
+        chosen = self._sampler(logits, [row.chosen + ahead for row in self.rows])
+        return self._models.agree(chosen)
 
     def _score(self, logits: mx.array, tokens: mx.array) -> tuple[Scores | None, list[Row]]:
         wanting = [index for index, row in enumerate(self.rows) if row.sequence.top is not None]

@@ -20,6 +20,7 @@ from workers.engines.llm.models import Models
 from workers.engines.llm.options import Options
 from workers.engines.llm.prefixes import Prefixes
 from workers.engines.llm.preparation import Preparation
+from workers.engines.llm.ranks import Leader, Leading
 from workers.engines.llm.reading import Prompt
 from workers.engines.llm.said import Cached, PromptScores, Token
 from workers.engines.llm.sampling import Defaults
@@ -31,7 +32,8 @@ log = logging.getLogger("ominix.llm")
 
 
 class LlmEngine:
-    """Serves `slots` answers at once. `vocabulary` is the number of logits."""
+    """Serves `slots` answers at once. `vocabulary` is the number of logits, `leader` what leads the other
+    ranks of a model that is divided among several hosts."""
 
     def __init__(
         self,
@@ -44,9 +46,11 @@ class LlmEngine:
         defaults: Defaults,
         options: Options,
         draft: Any = None,
+        leader: Leader | None = None,
     ) -> None:
-        self._models, self._tokenizer = Models(model, draft), tokenizer
-        self.slots = _slots(self._models, slots)
+        self._models, self._tokenizer = Models(model, draft, leader and leader.group), tokenizer
+        self._leader = leader
+        self.slots = slots_of(self._models, slots)
         self._vocabulary, self._options = vocabulary, options.settled()
         self._start()
         self._preparation = Preparation(
@@ -63,9 +67,8 @@ class LlmEngine:
     def _start(self) -> None:
         ends = self._tokenizer.eos_token_ids
         self._prefixes = Prefixes(self._models, self._options.prompt_cache_bytes)
-        self._generator = Generator(
-            self._models, self._vocabulary, ends, self.slots, self._options, self._prefixes
-        )
+        generator = Generator(self._models, self._vocabulary, ends, self.slots, self._options, self._prefixes)
+        self._generator = Leading(generator, self._leader) if self._leader else generator
         self._open: dict[str, int] = {}  # choices of a job that have not ended
 
     # --- any thread
@@ -117,6 +120,8 @@ class LlmEngine:
 
     def close(self) -> None:
         self._open.clear()
+        if self._leader:
+            self._leader.close()
         del self._generator, self._prefixes, self._models
         mx.clear_cache()
 
@@ -165,7 +170,10 @@ class LlmEngine:
 
     def _break(self, error: Exception) -> list[tuple[str, Output]]:
         """A step that failed leaves its rows, and the prompt cache, in no state to go on from: end them, and
-        begin anew. What the error's frames hold of them may be what there was no memory for."""
+        begin anew. What the error's frames hold of them may be what there was no memory for. Of other ranks
+        nobody knows how far they came: with those, the process ends."""
+        if self._leader:
+            self._leader.give_up(error)
         failed = list(self._open)
         log.error("a step failed, and with it %d jobs", len(failed), exc_info=error)
         traceback.clear_frames(error.__traceback__)
@@ -175,7 +183,7 @@ class LlmEngine:
         return [(job_id, Output(error=broken)) for job_id in failed]
 
 
-def _slots(models: Models, slots: int) -> int:
+def slots_of(models: Models, slots: int) -> int:
     """Raises ValueError for a draft model beside caches that cannot be cut back."""
     if models.draft and not (caches.shortens(models.make_cache()) and models.rows != "one"):
         raise ValueError("options.draft_model: this model, or its draft, has a cache that cannot be cut back")

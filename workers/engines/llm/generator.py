@@ -44,7 +44,7 @@ class Generator:
     ) -> None:
         self.slots = slots
         self._prefixes = prefixes
-        self._pace = Pace(options)
+        self.pace = Pace(options)
         self._waiting = Waiting()
         self._reading = Reading(models, prefixes)
         self._decoding = Decoding(models, vocabulary, ends, options.draft_tokens)
@@ -108,7 +108,7 @@ class Generator:
             [prompt] = each.prompts
             if self._prefixes.fits(prompt.left + prompt.at) and prompt.shares(reading, SHARED):
                 held.add(sequence.job_id)
-            elif not self._pace.fits(prompt.left, [other.left for other in reading], overtaking=bool(passed)):
+            elif not self.pace.fits(prompt.left, [other.left for other in reading], overtaking=bool(passed)):
                 passed.add(sequence.job_id)
             else:
                 free -= len(sequence.samples)
@@ -129,9 +129,9 @@ class Generator:
     def _read(self) -> list[Read]:
         before = sum(prompt.left for prompt in self._reading.prompts)
         began = time.perf_counter()
-        read = self._reading.read(self._pace.piece(len(self._reading.prompts)))
+        read = self._reading.read(self.pace.piece(len(self._reading.prompts)))
         took = time.perf_counter() - began
-        self._pace.speed.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
+        self.pace.speed.measure(before - sum(prompt.left for prompt in self._reading.prompts), took)
         return read
 
 
@@ -140,12 +140,12 @@ class Pace:
 
     def __init__(self, options: Options) -> None:
         self._step = options.prefill_step
-        self._fixed = options.prefill_budget
+        self.fixed = options.prefill_budget  # 0: as measured
         self.speed = Speed(STALL if memory.compact() else CPU_STALL)
 
     @property
     def budget(self) -> int:
-        return self._fixed or max(self._step, self.speed.tokens)
+        return self.fixed or max(self._step, self.speed.tokens)
 
     def fits(self, tokens: int, others: list[int], overtaking: bool = False) -> bool:
         """Whether a prompt of `tokens` may be read together with others; alone it always may, and beside

@@ -1,6 +1,6 @@
 """A language model, and the draft model that runs ahead of it if there is one."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
@@ -8,17 +8,21 @@ from mlx_lm.models.cache import make_prompt_cache
 from workers.engines.llm.caches import Cache
 from workers.engines.llm.probing import Rows, rows_of
 
+if TYPE_CHECKING:
+    from workers.engines.llm.group import Group
+
 
 class Models:
     """Both are fed the same tokens; their caches lie in one list, the model's layers first.
 
-    `rows` is what of several prompts may be read together.
+    `rows` is what of several prompts may be read together. With a `group` each of its ranks computes a part
+    of the model, and the whole draft.
     """
 
-    def __init__(self, model: Any, draft: Any = None) -> None:
-        self.model, self.draft = model, draft
+    def __init__(self, model: Any, draft: Any = None, group: "Group | None" = None) -> None:
+        self.model, self.draft, self._group = model, draft, group
         self._layers = len(make_prompt_cache(model))
-        found = {rows_of(each) for each in (model, draft) if each}
+        found = {rows_of(each, group) for each in (model, draft) if each}
         self.rows: Rows = next(rows for rows in ("one", "equal", "any") if rows in found)
 
     def make_cache(self) -> Cache:
@@ -41,6 +45,10 @@ class Models:
         logits = self.draft(tokens[:, None], cache=cache[self._layers :])[:, -1, :vocabulary]
         missing = vocabulary - logits.shape[-1]
         return mx.pad(logits, [(0, 0), (0, missing)], constant_values=-mx.inf) if missing else logits
+
+    def agree(self, tokens: mx.array) -> mx.array:
+        """What rank 0 has chosen: close calls may come out otherwise on another chip."""
+        return self._group.of_first(tokens) if self._group else tokens
 
     def draft_state(self, cache: Cache) -> list[Any]:
         """What nothing waits for: unless it is computed with each step it grows into a graph."""

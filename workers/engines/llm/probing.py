@@ -6,12 +6,15 @@ would answer, and answer something else than alone.
 """
 
 import logging
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from workers.engines.llm import caches
+
+if TYPE_CHECKING:
+    from workers.engines.llm.group import Group
 
 SHORT, LONG = [3, 5, 7, 11], [13, 3, 17, 5, 19, 7, 23, 11, 29, 2]
 WRONG = 0.05  # of the spread of the logits: what is right differs by 16-bit rounding, what is wrong by 0.085
@@ -21,15 +24,20 @@ Rows = Literal["any", "equal", "one"]  # may be read together: pieces of any len
 log = logging.getLogger("ominix.llm")
 
 
-def rows_of(model: Any) -> Rows:
-    """In the engine thread, with the model's weights loaded."""
+def rows_of(model: Any, group: "Group | None" = None) -> Rows:
+    """In the engine thread, with the model's weights loaded. Rank 0 decides for all ranks of a group."""
+
+    def differs(alone: mx.array, rows: list[list[int]]) -> bool:
+        found = _differs(alone, model, rows)
+        return group.decide(found) if group else found
+
     if not caches.batchable(make_prompt_cache(model)):
         return "one"
     alone = _last(model, [SHORT])
-    if _differs(alone, model, [SHORT, SHORT]):
+    if differs(alone, [SHORT, SHORT]):
         log.warning("mlx-lm does not batch this architecture rightly: one request at a time")
         return "one"
-    if _differs(alone, model, [SHORT, LONG]):
+    if differs(alone, [SHORT, LONG]):
         log.info("prompts are read in pieces of equal length: mlx-lm does not pad this architecture rightly")
         return "equal"
     return "any"
