@@ -1,4 +1,4 @@
-"""Uploaded bytes, by key, in a folder: they never enter Redis."""
+"""Uploaded bytes, by key, in a folder or a store of files: they never enter Redis."""
 
 import hashlib
 import os
@@ -6,6 +6,10 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from shared.settings import Settings
 
 
 class Blob:
@@ -37,8 +41,7 @@ class BlobStore:
         self._folder = folder
 
     def create(self) -> Blob:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Blob(self._folder / f"blob-{secrets.token_hex(16)}")
+        return Blob(self._new_path())
 
     def path(self, key: str) -> Path:
         """Where a blob is. Raises ValueError for a key that is not one of ours."""
@@ -46,14 +49,28 @@ class BlobStore:
             raise ValueError(f"{key!r} is not the key of a blob")
         return self._folder / key
 
+    def local(self, key: str) -> Path | None:
+        """The blob's file, if it is on this host."""
+        path = self.path(key)
+        return path if path.is_file() else None
+
+    def open(self, key: str) -> BinaryIO:
+        """Raises FileNotFoundError, ValueError."""
+        return open(self.path(key), "rb")
+
     def digest(self, key: str) -> str:
         """SHA-256 of a blob's bytes, in hexadecimal."""
-        with open(self.path(key), "rb") as file:
+        with self.open(key) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def delete(self, key: str | None) -> None:
-        if key:
-            self.path(key).unlink(missing_ok=True)
+    def delete(self, key: str | None) -> bool:
+        """False if this store has no such blob: another host's may."""
+        try:
+            if key:
+                self.path(key).unlink()
+            return True
+        except FileNotFoundError:
+            return False
 
     def older_than(self, age: float) -> Iterator[str]:
         """Keys of blobs untouched for `age` seconds."""
@@ -64,3 +81,19 @@ class BlobStore:
                     yield path.name
             except FileNotFoundError:
                 continue  # its job has just ended
+
+    def _new_path(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self._folder / f"blob-{secrets.token_hex(16)}"
+
+
+def blob_store(settings: Settings) -> BlobStore:
+    """The store of OMINIX_BLOBS_URL, by default a folder of this host. Raises SettingsError."""
+    url = settings.blobs_url
+    if not url:
+        return BlobStore(settings.blobs_dir)
+    if url.startswith("file://"):
+        return BlobStore(Path(unquote(urlsplit(url).path)))
+    from shared.remote_blobs import RemoteBlobs  # fsspec takes a while to import
+
+    return RemoteBlobs(url, settings.blobs_dir)

@@ -6,6 +6,7 @@ from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
+# TCP connections are kept alive by redis-py itself: silent for 30 s, they are probed every 5 s, three times.
 # A blocking read lasts 5 s at most; redis-py's own limit of 5 s would end it, and none at all would
 # wait for ever on a connection whose other end is gone.
 _OPTIONS = {"socket_timeout": 15, "socket_connect_timeout": 5, "protocol": 3}

@@ -15,6 +15,7 @@ from shared.settings import Settings
 from workers.startup import StartError, make_private
 
 SOCKET_PATH = 103  # bytes, without the closing zero: macOS allows 104 in all
+NETWORK = ("bind", "port", "tls-port")
 OWNER = "serve.pid"  # in the data folder: the server that a supervisor started, 0 if nobody did
 
 
@@ -38,6 +39,7 @@ def command(settings: Settings) -> list[str]:
         raise StartError(f"The socket's path {path} is too long; set TMPDIR to a shorter folder.")
     if not settings.redis_conf.is_file():
         raise StartError(f"{settings.redis_conf} is not there; OMINIX_REDIS_CONF names the file to use.")
+    _refuse_network(settings.redis_conf)
     make_private(path.parent)
     folder = make_private(data_dir(settings))
     return [
@@ -45,7 +47,19 @@ def command(settings: Settings) -> list[str]:
         str(settings.redis_conf),
         *("--unixsocket", str(path)),
         *("--dir", str(folder)),
+        *("--port", "0"),  # whatever a file says that the configuration includes
     ]
+
+
+def _refuse_network(conf: Path) -> None:
+    """This server has no TLS and no users: it is for the socket alone. Raises StartError."""
+    for number, line in enumerate(conf.read_text(errors="replace").splitlines(), 1):
+        name, *values = line.split() or [""]
+        if name.lower() in NETWORK and values != ["0"]:
+            raise StartError(
+                f"{conf}, line {number}: {line.strip()!r}: the embedded server listens on its socket alone. "
+                "Other hosts need a Redis or Valkey of your own, with TLS and a password: see REDIS_URL."
+            )
 
 
 def become_server(settings: Settings) -> NoReturn:
@@ -60,7 +74,8 @@ def become_server(settings: Settings) -> NoReturn:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StartError(f"A Redis is already running on {data_dir(settings)}.") from None
+        place = f"{data_dir(settings)}; its socket is {settings.redis_socket}"
+        raise StartError(f"A Redis is already running on {place}.") from None
     os.set_inheritable(lock, True)
     (data_dir(settings) / OWNER).write_text(f"{os.getpid() if settings.supervisor_pid else 0}\n")
     os.execv(arguments[0], arguments)

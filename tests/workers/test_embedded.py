@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from shared.settings import Settings, read_settings
@@ -144,3 +146,27 @@ def test_a_server_of_ones_own_is_warned_of_what_loses_jobs(server: subprocess.Po
 
 def test_a_password_is_never_shown():
     assert embedded.where(read_settings({"REDIS_URL": "rediss://me:secret@cache:6380/1"})) == "cache:6380"
+
+
+@pytest.mark.parametrize("line", ["port 6379", "port\t0 6379", "tls-port 6380", "bind 0.0.0.0", "BIND *"])
+def test_a_network_is_refused(settings: Settings, tmp_path: Path, line: str):
+    conf = tmp_path / "redis.conf"
+    conf.write_text(f"# of mine\n  {line}\n")
+    with pytest.raises(StartError, match=r"redis.conf, line 2: .* its socket alone\. .* REDIS_URL"):
+        embedded.command(msgspec.structs.replace(settings, redis_conf=conf))
+
+
+def test_what_a_file_includes_opens_no_port_either(settings: Settings, tmp_path: Path):
+    conf, included = tmp_path / "redis.conf", tmp_path / "more.conf"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    included.write_text(f"port {port}\n")
+    conf.write_text(f"port 0\ninclude {included}\n")
+    process = start(settings, OMINIX_REDIS_CONF=str(conf))
+    try:
+        assert redis_state.wait_until_up(settings, 20.0, lambda: process.poll() is None)
+        with redis_state.connect(settings) as client:
+            assert client.config_get("port") == {"port": "0"}
+    finally:
+        process.terminate()
+        process.communicate()
