@@ -26,10 +26,10 @@ log = logging.getLogger("ominix.supervisor")
 class Bookkeeper(threading.Thread):
     """Settles the jobs of dead workers at once, and each second sweeps and says how models fare."""
 
-    def __init__(self, settings: Settings, workers: Sequence[Child]) -> None:
+    def __init__(self, settings: Settings, workers: Callable[[], Sequence[Child]]) -> None:
         super().__init__(name="bookkeeper", daemon=True)
         self._settings = settings
-        self._workers = list(workers)
+        self._workers = workers
         self._dead: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._client = connect(settings, timeout=5.0)
         self._reaper = Reaper(self._client, settings)
@@ -57,7 +57,7 @@ class Bookkeeper(threading.Thread):
                 next_pass = time.monotonic() + PERIOD
                 self._safely(self._pass)
             unsettled = [name for name in unsettled if not self._safely(self._settle, name)]
-        self._safely(self._client.delete, keys.SUPERVISED)
+        self._safely(self._client.delete, keys.SUPERVISED, keys.REPLICAS, keys.RECYCLE)
 
     def _settle(self, worker_name: str) -> None:
         settle_worker(self._client, worker_name, self._settings)
@@ -69,15 +69,18 @@ class Bookkeeper(threading.Thread):
             keep_socket(self._settings)
 
     def _publish(self) -> None:
-        names = [child.worker_name for child in self._workers]
+        workers = [child for child in self._workers() if not child.retired]
+        names = [child.worker_name for child in workers]
         with self._client.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.hget(keys.worker(name), "state")
             ready = {name for name, state in zip(names, pipe.execute(), strict=True) if state == b"ready"}
-            if states := fare(self._workers, ready):
+        with self._client.pipeline() as pipe:
+            pipe.delete(keys.SUPERVISED)  # a model that was unloaded has no state
+            if states := fare(workers, ready):
                 pipe.hset(keys.SUPERVISED, mapping=states)
                 pipe.expire(keys.SUPERVISED, LIFETIME)
-                pipe.execute()
+            pipe.execute()
 
     def _safely(self, act: Callable[..., object], *arguments: object) -> bool:
         """Whether it went well. When Redis is away it is tried again in the next pass."""

@@ -13,6 +13,7 @@ from typing import IO, Protocol
 import msgspec
 
 WORDS = 200  # characters of a child's last line that are kept as the reason of its death
+LEAVE = signal.SIGUSR1  # says: nobody is in a hurry; SIGTERM says that the whole system stops
 Log = Callable[[str, str], None]  # (name, line)
 
 
@@ -45,7 +46,8 @@ class Process(Protocol):
 class Child:
     """One process of a system: its command, and what has become of it.
 
-    `model` is set for workers only: each start then gets a fresh name, in OMINIX_WORKER_NAME.
+    `model` is set for workers only: each start then gets a fresh name, in OMINIX_WORKER_NAME. One that is
+    told to leave may take `patience` seconds for what it runs; a `retired` one is not started again.
     """
 
     def __init__(
@@ -55,11 +57,14 @@ class Child:
         environ: Mapping[str, str],
         *,
         model: str = "",
+        patience: float = 0.0,
         backoff: Backoff | None = None,
         log: Log | None = None,
     ) -> None:
         self.name = name
         self.model = model
+        self.patience = patience
+        self.retired = False
         self.backoff = backoff or Backoff()
         self.worker_name = ""
         self.process: Process | None = None
@@ -70,6 +75,7 @@ class Child:
         self._log = log or print_line
         self._started = 0.0
         self._due = 0.0
+        self._leaves_by: float | None = None  # monotonic; it has been told to leave
 
     @property
     def running(self) -> bool:
@@ -111,12 +117,31 @@ class Child:
         status = self.process.poll() if self.process else None
         if status is not None:
             self.process = None
-            self._died(self.last_words or describe(status))
+            if self._leaves_by is None:
+                self._died(self.last_words or describe(status))
+            else:
+                self._leaves_by, self.failures, self._due = None, 0, 0.0
         return status
 
     def due(self) -> float:
         """Seconds until it should be started; 0 or less: now. Only for one that is not running."""
         return self._due - time.monotonic()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it runs, and has been told to leave."""
+        return self._leaves_by is not None
+
+    def leave(self) -> None:
+        """Have it finish what it runs and end; it is then started again at once, unless it has `retired`."""
+        if isinstance(self.process, subprocess.Popen) and not self.leaving:
+            self._leaves_by = time.monotonic() + self.patience
+            self.process.send_signal(LEAVE)
+
+    def hurry(self) -> None:
+        """Kill it if it should have left by now."""
+        if self.leaving and time.monotonic() > self._leaves_by:
+            self.kill()
 
     def terminate(self) -> None:
         if self.process:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 from rq.worker.base import WorkerStatus
 
 from shared import keys
+from workers.memory import footprint
 from workers.worker import EngineWorker
 
 BLOCK = 1.0  # seconds; also how often the worker's record is written
@@ -58,8 +59,9 @@ class Heartbeat(threading.Thread):
             pipeline.sadd(keys.WORKERS, worker.name)
             pipeline.execute()
 
-    def _record(self) -> dict[str, str | int]:
+    def _record(self) -> dict[str, str | int | float]:
         worker = self._worker
+        taken, most = footprint()
         return {
             "model": worker.entry.id,
             "state": self._state(),
@@ -67,6 +69,11 @@ class Heartbeat(threading.Thread):
             "host": socket.gethostname(),
             "capacity": worker.slots.count,
             "running": len(worker.flights),
+            "memory": taken,
+            "peak": most,
+            "share_mb": worker.settings.memory_share_mb,
+            "idle_since": 0 if worker.flights else round(worker.slots.used, 3),
+            "supervised": int(bool(worker.settings.supervisor_pid)),
         }
 
     def _state(self) -> str:
@@ -76,6 +83,8 @@ class Heartbeat(threading.Thread):
             return "draining"
         if not worker.room.loaded.is_set():
             return "loading"
+        if worker.files.stuck:
+            return "stalled"
         if since is not None and time.monotonic() - since > STALLED:
             return "stalled"
         return "ready"

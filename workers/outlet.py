@@ -15,6 +15,7 @@ from shared.blobs import BlobStore
 from shared.errors import EngineError, OminixError
 from shared.events import Done, End, Event, Failed, encode
 from workers.engine import Engine, Output
+from workers.files import Files
 from workers.flight import Flight, Flights
 
 PAUSE = 0.5  # seconds
@@ -37,7 +38,7 @@ class Outlet(threading.Thread):
         self,
         redis: Redis,
         flights: Flights,
-        blobs: BlobStore,
+        blobs: BlobStore | Files,
         result_ttl: int,
         settle: Callable[[Flight, End, Pipeline], None],
         abort: Callable[[str], None],

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
 
 from shared import keys
-from shared.blobs import BlobStore
+from shared.blobs import blob_store
 from shared.connections import connect
 from shared.queues import ForgedJob, StrictJob, make_queue, queue_key, restore_job
 from shared.settings import Settings
@@ -37,7 +37,7 @@ class Reaper:
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
         self._settings = settings
-        self._blobs = BlobStore(settings.blobs_dir)
+        self._blobs = blob_store(settings)
         self._taken_since: dict[tuple[str, str], float] = {}
         self._offset = time.time() - time.monotonic()
         self._swept = time.monotonic()
@@ -102,6 +102,9 @@ class Reaper:
         for worker in self._redis.smembers(keys.WORKERS):
             if not self._redis.exists(keys.worker(worker.decode())):
                 self._redis.srem(keys.WORKERS, worker)
+        for url in self._redis.smembers(keys.APIS):
+            if not self._redis.exists(keys.api(url.decode())):
+                self._redis.srem(keys.APIS, url)
         if old_blobs := set(self._blobs.older_than(self._settings.result_ttl)):
             for key in old_blobs - self._blobs_in_use():
                 self._blobs.delete(key)

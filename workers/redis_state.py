@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,21 @@ def is_up(settings: Settings) -> bool:
             return bool(client.ping())
         except redis.AuthenticationError:
             raise
-        except (redis.ConnectionError, redis.TimeoutError):  # BusyLoadingError is a ConnectionError
+        except (redis.ConnectionError, redis.TimeoutError) as error:  # BusyLoadingError is a ConnectionError
+            if settings.redis.startswith("rediss:") and (problem := _tls_problem(error)):
+                raise StartError(f"Redis at {where(settings)} cannot be used: {problem}.") from error
             return False
+
+
+def _tls_problem(error: BaseException | None) -> str:
+    """What waiting does not mend, if the error came of that."""
+    while error := error.__context__ if error else None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message.rstrip(".")
+            return f"its certificate is refused ({why}); ?ssl_ca_certs=FILE says whom to trust"
+        if isinstance(error, FileNotFoundError | PermissionError):
+            return f"a certificate named in its URL cannot be read ({error.strerror})"
+    return ""
 
 
 def wait_until_up(
@@ -49,7 +63,7 @@ def wait_until_up(
         try:
             if is_up(settings):
                 return True
-        except (redis.RedisError, ValueError) as error:
+        except (redis.RedisError, ValueError, TypeError) as error:  # TypeError: no such option in the URL
             raise StartError(f"Redis at {where(settings)} cannot be used: {error}.") from error
         time.sleep(pause)
         pause = min(0.5, pause * 1.5)

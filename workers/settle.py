@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 
 from redis import Redis
 from rq.executions import Execution, ExecutionRegistry
@@ -9,12 +10,12 @@ from rq.worker import SimpleWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared import endings, keys
-from shared.blobs import BlobStore
+from shared.blobs import blob_store
 from shared.errors import WorkerDied
 from shared.events import Failed
 from shared.queues import ForgedJob, StrictJob, make_queue, restore_job
 from shared.settings import Settings
-from shared.tasks import tasks
+from shared.tasks import named
 
 log = logging.getLogger("ominix.settle")
 
@@ -40,13 +41,13 @@ def settle_execution(
         return "gone"
     end = Failed.of(WorkerDied(f"The worker died while it ran job {job.id}. Please send it again."))
     mine = [execution.key, ExecutionRegistry(job.id, redis).key]
-    resumes = tasks()[job.spec.task].RESUMES
+    resumes = named(job.spec.task).RESUMES
     outcome = endings.settle_dead(
         redis, job, composite, make_queue(job.origin, redis).key, mine, end, settings.result_ttl, expired_by,
         resumes,
     ).decode()
-    if outcome == "failed":
-        BlobStore(settings.blobs_dir).delete(job.spec.blob)
+    if outcome == "failed" and not blob_store(settings).delete(job.spec.blob):
+        redis.zadd(keys.SPENT_BLOBS, {job.spec.blob: time.time()})
     if outcome != "alive":
         log.warning("job %s of a dead worker: %s", job.id, outcome)
     return outcome

@@ -1,5 +1,6 @@
 """Signals as something to wait for: no code runs inside a signal."""
 
+import contextlib
 import os
 import select
 import signal
@@ -30,7 +31,13 @@ class Signals:
             signal.signal(number, before)
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._reading)
-        os.close(self._writing)
+        writing, self._writing = self._writing, -1
+        os.close(writing)
+
+    def poke(self) -> None:
+        """End a wait; from any thread."""
+        with contextlib.suppress(OSError):  # nobody waits any more, or the pipe is full of pokes
+            os.write(self._writing, b"\0")
 
     def wait(self, seconds: float) -> None:
         """Return after `seconds`, or as soon as a signal has come."""

@@ -23,19 +23,21 @@ from rq.worker.base import WorkerStatus
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared import keys
-from shared.blobs import BlobStore
+from shared.blobs import blob_store
 from shared.channel import STARTED_LENGTH, parse_id
-from shared.errors import Cancelled, TimedOut, WorkerDied
+from shared.errors import Cancelled, EngineError, TimedOut, WorkerDied
 from shared.events import Delta, Done, End, decode
-from shared.jobs import JobSpec
 from shared.manifest import ModelEntry
-from shared.paths import allowed
 from shared.queues import StrictJob, make_queue, queue_name
 from shared.settings import Settings
 from workers.affinity import Affinity
+from workers.apis import Abandoned, Unreachable
 from workers.engine import Engine
+from workers.files import Files
 from workers.flight import Flight, Flights, Slots
 from workers.outlet import LeaseLost, Outlet
+from workers.priority import Priority
+from workers.returning import give_back
 from workers.room import EngineRoom
 from workers.settle import settle_worker
 from workers.taken import CANCELLED, look_up
@@ -58,7 +60,12 @@ class EngineWorker(SimpleWorker):
     job_class = StrictJob
 
     def __init__(
-        self, entry: ModelEntry, settings: Settings, load: Callable[[], Engine], connection: Redis
+        self,
+        entry: ModelEntry,
+        settings: Settings,
+        load: Callable[[], Engine],
+        connection: Redis,
+        priority: Priority | None = None,
     ) -> None:
         self.entry = entry
         self.settings = settings
@@ -72,13 +79,16 @@ class EngineWorker(SimpleWorker):
             worker_ttl=WORKER_TTL,
         )
         self.flights: Flights = {}
+        self.priority = priority or Priority(1, None)
         self.slots = Slots(entry.max_concurrency)
-        self.blobs = BlobStore(settings.blobs_dir)
+        self.files = Files(settings, blob_store(settings), connection)
         self.outlet = Outlet(
-            connection, self.flights, self.blobs, settings.result_ttl, self._settle, self._abort
+            connection, self.flights, self.files, settings.result_ttl, self._settle, self._abort
         )
-        self.room = EngineRoom(load, self.flights, self.outlet, settings.hang_timeout)
+        self.room = EngineRoom(load, self.flights, self.outlet, settings.hang_timeout, self.priority)
         self.draining = threading.Event()
+        self._drains_until: float | None = None  # monotonic seconds
+        self._patient = False  # what would fail if it went back may take longer
         self._preparation = ThreadPoolExecutor(PREPARATION_THREADS, thread_name_prefix="preparation")
         self._preparing: set[Flight] = set()
         self._affinity = Affinity(entry.id, name, connection)
@@ -93,11 +103,18 @@ class EngineWorker(SimpleWorker):
         try:
             self._load()
             while not self.draining.is_set():
-                if self.slots.wait(BLOCK):
+                if (free := self.slots.wait(BLOCK)) and not self.files.waits():
                     self._work()
+                self.priority.hurry = not free and self.priority.resting and self._is_awaited()
             self._drain()
         finally:
             settle_worker(self.connection, self.name, self.settings)
+
+    def _is_awaited(self) -> bool:
+        """Whether interactive jobs wait until one that runs here has ended."""
+        with contextlib.suppress(ResponseError):
+            return self.connection.llen(self.queues[0].key) > 0
+        return False
 
     def _work(self) -> None:
         try:
@@ -115,7 +132,7 @@ class EngineWorker(SimpleWorker):
                 return
         if self.room.failure:
             raise self.room.failure
-        self.slots = Slots(self.room.engine.slots)
+        self.slots = Slots(self.room.engine.slots, self.priority.show)
         self.outlet.engine = self.room.engine
         self.outlet.start()
         log.info("%s is ready: %d slots", self.entry.id, self.slots.count)
@@ -123,26 +140,44 @@ class EngineWorker(SimpleWorker):
     def _drain(self) -> None:
         """Let what runs end; what has not after the limit goes back, or fails if it had spoken."""
         log.info("%s drains: %d jobs in flight", self.entry.id, len(self.flights))
-        limit = time.monotonic() + self.settings.drain_timeout
-        while self.flights and time.monotonic() < limit:
+        self.priority.hurry = True
+        self._begin_drain()
+        while self.flights and (time.monotonic() < self._drains_until or self._must_finish()):
             time.sleep(0.02)
+
+    def _must_finish(self) -> bool:
+        """Whether there is time, and a job that would fail if it went back."""
+        return self._patient and any(flight.stays for flight in list(self.flights.values()))
 
     def drain(self, *_: object) -> None:
         """The answer to SIGTERM and SIGINT; a second one ends the process where it stands."""
-        if self.draining.is_set():
+        if self.draining.is_set() and not self._patient:
             os._exit(1)
+        self._patient = False
+        self._begin_drain()
+
+    def leave(self, *_: object) -> None:
+        """The answer to SIGUSR1: drain, without a hurry. No job fails for it, however long it takes."""
+        if not self.draining.is_set():
+            self._patient = True
+            self._begin_drain()
+
+    def _begin_drain(self) -> None:
+        if self._drains_until is None:
+            self._drains_until = time.monotonic() + self.settings.drain_timeout
+            threading.Thread(target=self._give_up, daemon=True).start()
         self.draining.set()
-        threading.Thread(target=self._give_up, daemon=True).start()
 
     def _give_up(self) -> None:
         """Redis may be away as well, and every wait for it longer than a stop may take."""
         time.sleep(GRACE)
-        if self.flights:
-            time.sleep(self.settings.drain_timeout)
+        while self._must_finish() or (self.flights and time.monotonic() < self._drains_until + GRACE):
+            time.sleep(0.1)
         os._exit(1)
 
     def stop(self) -> None:
         """Close the engine, if it was loaded."""
+        self.files.close()
         if self.room.is_alive():
             self.room.stop()
             self.room.join(timeout=2)
@@ -254,7 +289,7 @@ class EngineWorker(SimpleWorker):
         with contextlib.suppress(ResponseError):  # it is there already
             self.connection.xadd(events, {keys.FIELD: b""}, id=f"{flight.attempt}-0")
         entries = self.connection.xrange(events)
-        flight.said = [fields[keys.FIELD] for entry, fields in entries if parse_id(entry)[1]]
+        flight.said = [fields[keys.FIELD] for entry, fields in entries if all(parse_id(entry))]
         return flight.resumes or not flight.said
 
     def _prepare(self, flight: Flight) -> None:
@@ -263,7 +298,11 @@ class EngineWorker(SimpleWorker):
         self._preparing.add(flight)
         try:
             said = [event for event in map(decode, flight.said) if isinstance(event, Delta)]
-            prepared = self.room.engine.prepare(flight.spec, self._file(flight.spec), said)
+            prepared = self.room.engine.prepare(flight.spec, self.files.place(flight), said)
+        except Abandoned:
+            flight.land()
+        except Unreachable as error:
+            self._give_back(flight, error)
         except BaseException as error:  # a bad request, a broken engine, a panic: this job's alone
             self.outlet.fail(flight, error)
             flight.land()
@@ -273,11 +312,15 @@ class EngineWorker(SimpleWorker):
             flight.said.clear()  # hours of speech are megabytes
             self._preparing.discard(flight)
 
-    def _file(self, spec: JobSpec) -> str | None:
-        """Where the bytes of a job are. Raises OminixError for a path that is not (any more) allowed."""
-        if spec.path:
-            return str(allowed(spec.path, self.settings.audio_folder_paths))
-        return str(self.blobs.path(spec.blob)) if spec.blob else None
+    def _give_back(self, flight: Flight, why: Unreachable) -> None:
+        """Its file cannot be had on this host: another worker may run it."""
+        log.warning("job %s is given back: %s", flight.id, why)
+        end: Exception = EngineError(f"No worker could get the audio of job {flight.id}. Send it again.")
+        with contextlib.suppress(ResponseError):
+            if give_back(self.connection, flight):
+                end = LeaseLost()
+        self.outlet.fail(flight, end)
+        flight.land()
 
     # --- what the other rooms ask for
 
@@ -309,6 +352,7 @@ class EngineWorker(SimpleWorker):
 
     def _abort(self, job_id: str) -> None:
         self.room.abort(job_id)
+        self.files.release(job_id)
         execution = self.flights[job_id].execution
         if self.executions.pop(execution.id, None):  # its lease was lost: nothing else takes it off the list
             with contextlib.suppress(ResponseError):

@@ -45,6 +45,7 @@ class EchoEngine:
         self._options = options
         self._context_length = context_length
         self._pace = Pace(options.step_ms / 1000)
+        self._ballast = [b"\1" * (options.ballast_mb << 20)]  # nought would not be in memory
         self._running: dict[str, Job] = {}
         self._voices: dict[str, jobs.Voice] = {}
 
@@ -61,6 +62,8 @@ class EchoEngine:
             raise Fault("the script raises in add")
         if not self._running:
             self._pace.start()
+        if job.script.leak_mb:
+            self._ballast.append(b"\1" * (job.script.leak_mb << 20))
         self._voices[prepared.spec.id] = job.voice
         self._running[prepared.spec.id] = job
 
@@ -88,6 +91,7 @@ class EchoEngine:
 
     def close(self) -> None:
         self._running.clear()
+        self._ballast.clear()
 
 
 def _advance(job_id: str, job: Job) -> Output:

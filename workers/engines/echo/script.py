@@ -34,6 +34,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     `text` is said instead of what the request says, `think` before it as reasoning (unless the request
     wants none), `call` instead of it where the request has tools; with `text` both.
 
+    `leak_mb` is memory (MiB) that the job takes and nobody gives back.
+
     `fail_at` costs that job alone, `crash_at` ends the process by SIGKILL, `hang_at` makes the step
     take `hang_ms`, with the GIL held ("gil") or released ("free"). `raise_in` raises where an engine
     with a bug would, "step" costing the whole batch and "abort" the process.
@@ -44,6 +46,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     think: str | None = None
     call: Call | list[Call] | None = None
     prepare_ms: Milliseconds = 0
+    leak_mb: Count = 0
     fail_at: Step | None = None
     crash_at: Step | None = None
     hang_at: Step | None = None
@@ -59,11 +62,13 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Options(Script, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`options` of the manifest: the script of every request that brings none, and the engine's pace.
 
-    `step_ms` is the time of one step of the whole batch, `load_ms` that of loading the model.
+    `step_ms` is the time of one step of the whole batch, `load_ms` that of loading the model, `ballast_mb`
+    the memory (MiB) that it takes.
     """
 
     step_ms: Milliseconds = 0
     load_ms: Milliseconds = 0
+    ballast_mb: Count = 0
 
 
 class Fault(RuntimeError):
