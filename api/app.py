@@ -7,9 +7,9 @@ import secrets
 import orjson
 from sanic import Sanic
 
-from api import auth, cors, errors, identity, routes, serve
+from api import auth, cors, errors, hosts, identity, routes, serve
 from api.dispatch import Dispatch
-from shared.manifest import Manifest
+from shared.catalog import Catalog
 from shared.settings import Settings
 
 MIB = 1 << 20
@@ -19,30 +19,30 @@ SLACK = 30.0  # seconds that Sanic's own timeouts leave ours
 log = logging.getLogger("ominix.api")
 
 
-def create_app(settings: Settings, manifest: Manifest) -> Sanic:
+def create_app(settings: Settings, catalog: Catalog) -> Sanic:
     """An app of its own; nothing of it is shared with another one.
 
-    `app.ctx` has settings, manifest, dispatch, stopping (the server is ending) and waiting (tasks
+    `app.ctx` has settings, catalog, dispatch, stopping (the server is ending) and waiting (tasks
     that wait for a job).
     """
     name = f"ominix-{secrets.token_hex(4)}"
     app = Sanic(name, configure_logging=False, env_prefix="", dumps=orjson.dumps, loads=orjson.loads)
     app.config.update(_config(settings))
     app.ctx.settings = settings
-    app.ctx.manifest = manifest
-    app.ctx.dispatch = Dispatch(settings, manifest)
+    app.ctx.catalog = catalog
+    app.ctx.dispatch = Dispatch(settings, catalog)
     app.ctx.stopping = False
     app.ctx.waiting = set()
     app.register_listener(_start, "before_server_start")
     app.register_listener(_stop, "after_server_stop")
-    for part in (errors, identity, cors, auth, *routes.modules()):
+    for part in (errors, identity, cors, auth, hosts, *routes.modules()):
         part.register(app)
     return app
 
 
-def main(settings: Settings, manifest: Manifest) -> int:
+def main(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
-    return serve.run(lambda: create_app(settings, manifest), settings)
+    return serve.run(lambda: create_app(settings, Catalog(settings)), settings)
 
 
 def _config(settings: Settings) -> dict:

@@ -1,7 +1,6 @@
 """From a request to a job, and from a job's events back to an answer."""
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -9,36 +8,35 @@ from contextlib import aclosing
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError, WatchError
 
 from api import jobview
-from api.census import CensusTaker
-from shared import __version__, endings, keys
-from shared.blobs import BlobStore
-from shared.channel import EventReader, Position, Subscription, batches, parse_id
+from api.admission import Admission
+from api.census import CensusTaker, ModelState
+from api.idempotency import IdempotencyKeys
+from shared import __version__, endings, fleet, keys, kinds
+from shared.blobs import blob_store
+from shared.catalog import Catalog
+from shared.channel import EventReader, Position, Subscription, batches, is_before_work, parse_id
 from shared.connections import connect, connect_async
 from shared.errors import (
     BadRequest,
     Cancelled,
     Conflict,
     NotFound,
-    QueueFull,
     TimedOut,
     Unavailable,
 )
 from shared.events import Delta, Done, Event, Failed
-from shared.jobs import LANES, JobSpec, new_job_id
+from shared.jobs import JobSpec, new_job_id
+from shared.management import STEWARD
 from shared.manifest import Manifest, ModelEntry
-from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_key, queue_name, restore_job
+from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_name, restore_job
 from shared.settings import Settings
 from shared.tasks import tasks
 
-# Take an Idempotency-Key from whom it was seen with.
-TAKE_KEY = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return 1
-"""
+MANAGING = 600.0  # seconds that the steward may take from one word to the next
 
 log = logging.getLogger("ominix.dispatch")
 
@@ -46,17 +44,24 @@ log = logging.getLogger("ominix.dispatch")
 class Dispatch:
     """The one way between the routes and the jobs. One per API process."""
 
-    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self.settings = settings
-        self.manifest = manifest
-        self.blobs = BlobStore(settings.blobs_dir)
+        self._catalog = catalog
+        self.blobs = blob_store(settings)
         self._redis: Redis = connect_async(settings.redis)
         self._sync = connect(settings.redis, retries=1)  # RQ's objects ask for one; not used per job
         self._reader = EventReader(connect_async(settings.redis))
-        self._census = CensusTaker(self._redis, manifest)
+        self._census = CensusTaker(self._redis, catalog)
+        self._admission = Admission(self._redis, self._census, settings)
+        self._keys = IdempotencyKeys(self._redis, self.blobs, settings.result_ttl)
         self._expected: dict[str, Subscription] = {}
         self._background: set[asyncio.Task] = set()
         self._stopping = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """The models as they are now."""
+        return self._catalog.manifest
 
     async def start(self) -> None:
         await self._reader.start()
@@ -103,20 +108,57 @@ class Dispatch:
             path=path,
             filename=filename,
         )
-        if idempotency_key and (older := await self._claim(idempotency_key, spec)):
+        if idempotency_key and (older := await self._keys.claim(idempotency_key, spec)):
             self.blobs.delete(blob)
-            return older
+            return await self.spec(older)
         try:
-            await self._admit(entry)
+            served = await self._admission.admit(entry)
             await self._enqueue(spec)
+            if not served:
+                await self._redis.xadd(keys.STEWARD_WAKE, {"m": entry.id}, maxlen=fleet.WAKES)
         except BaseException:  # a cancellation too leaves the key free
             if idempotency_key:
-                self._spawn(self._release(idempotency_key, spec))
+                self._spawn(self._keys.release(idempotency_key, spec))
             raise
         return spec
 
+    async def manage(self, task: str, request: msgspec.Struct, model: str, *, alone: bool = False) -> JobSpec:
+        """Queue a task of `shared.management` for the steward. `alone`: it is the only one that fetches or
+        deletes the files of this model. Raises Unavailable if there is no steward, and Conflict."""
+        census = await self._census.take()
+        if not census.steward:
+            census = await self._census.take(0.0)  # it may just have come
+        if not census.steward:
+            raise Unavailable("Nobody does this here now. Start `ominix steward`, or `ominix serve`.")
+        if census.memory_full:
+            raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
+        spec = JobSpec(
+            id=new_job_id(),
+            task=task,
+            model=model,
+            params=msgspec.to_builtins(request),
+            created=time.time(),
+            timeout=MANAGING,
+            detached=True,
+            runs_on=STEWARD,
+        )
+        await self._enqueue(spec, alone)
+        return spec
+
+    async def change(self, task: str, request: msgspec.Struct) -> JobSpec:
+        """`manage` the workers of a model. Raises NotFound, and Unavailable if they are started by hand."""
+        entry = self.manifest.resolve(request.model)
+        _check_engine(entry)
+        if not (await self._census.take()).on_demand:
+            raise Unavailable(
+                f"Workers are started by hand here. Start, or end, processes of `ominix worker {entry.id}`; "
+                "`ominix serve` does it for you."
+            )
+        return await self.manage(task, request, entry.id)
+
     def _entry(self, task: str, model: str) -> ModelEntry:
         entry = self.manifest.resolve(model)
+        _check_engine(entry)
         if task not in entry.tasks:
             able = ", ".join(each.id for each in self.manifest.for_task(task)) or "none"
             raise BadRequest(
@@ -126,55 +168,28 @@ class Dispatch:
             )
         return entry
 
-    async def _admit(self, entry: ModelEntry) -> None:
-        """Refuse early: what cannot be served soon is not queued."""
-        census = await self._census.take()
-        state = census.models[entry.id]
-        if not (state.ready or state.loading or state.supervised):
-            raise Unavailable(
-                f"No worker serves '{entry.id}' now. Start one with `ominix worker {entry.id}`.",
-                retry_after=5,
-            )
-        if state.supervised.startswith("failed") and not state.ready:
-            why = state.supervised.removeprefix("failed: ")
-            raise Unavailable(f"The model '{entry.id}' cannot be loaded: {why}", retry_after=30)
-        if census.memory_full:
-            raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for lane in LANES:
-                pipe.llen(queue_key(queue_name(entry.id, lane)))
-            waiting = sum(await pipe.execute())
-        if waiting >= entry.max_waiting:
-            seconds = await self._drain_time(entry, waiting)
-            raise QueueFull(
-                f"{waiting} jobs are waiting for '{entry.id}', as many as may. Try again in {seconds} s.",
-                retry_after=seconds,
-            )
-
-    async def _drain_time(self, entry: ModelEntry, waiting: int) -> int:
-        """Seconds until a tenth of the line has gone, from what was finished in the last minute."""
-        expiry = time.time() + self.settings.result_ttl
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for lane in LANES:
-                pipe.zcount(f"rq:finished:{queue_name(entry.id, lane)}", expiry - 60, "+inf")
-            finished = sum(await pipe.execute())
-        return max(1, min(60, round(waiting / 10 / max(finished / 60, 0.1))))
-
-    async def _enqueue(self, spec: JobSpec) -> None:
+    async def _enqueue(self, spec: JobSpec, alone: bool = False) -> None:
         job = make_job(spec, self.settings.result_ttl, self._sync)
-        queue = make_queue(queue_name(spec.model, spec.lane), self._sync)
+        queue = make_queue(queue_name(spec.server, spec.lane), self._sync)
         queue.redis_server_version = self._version
         if not spec.detached:
             self._expected[spec.id] = self._reader.expect(spec.id)
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
                 await pipe.watch(job.key)  # else redis-py sends it again when the reply is lost
+                if alone:
+                    await pipe.watch(keys.FILES)
+                    await self._check_alone(spec.model, pipe)
                 queue.enqueue_job(job, pipeline=pipe)
                 pipe.zadd(keys.JOBS, {spec.id: spec.created})
+                if alone:
+                    pipe.hset(keys.FILES, spec.model, spec.id)
                 await pipe.execute()
         except WatchError:
             if not await self._redis.exists(job.key):
                 self._forget(spec.id)
+                if alone:  # another job was faster, perhaps of another model
+                    return await self._enqueue(spec, alone)
                 raise Unavailable("The job store was away. Please send it again.", retry_after=1) from None
         except BaseException as error:
             self._forget(spec.id)
@@ -182,37 +197,17 @@ class Dispatch:
                 self._spawn(self._abandon(spec.id))
             raise
 
-    async def _claim(self, idempotency_key: str, spec: JobSpec) -> JobSpec | None:
-        """Take the key for this job, or return the job that has it."""
-        key = _key_of(idempotency_key)
-        mine = f"{spec.id} {await self._fingerprint(spec)}"
-        ttl = self.settings.result_ttl
-        for _ in range(50):
-            if await self._redis.set(key, mine, nx=True, ex=ttl):
-                return None
-            held = (await self._redis.get(key)) or b""
-            older, _, fingerprint = held.decode().partition(" ")
-            if older and fingerprint != mine.partition(" ")[2]:
-                raise Conflict("This Idempotency-Key was used before for another request.")
-            if older and await self._redis.exists(StrictJob.key_for(older)):
-                return await self.spec(older)
-            await asyncio.sleep(0.02)
-        # its first request was lost on its way: take the key from it, unless another has just done so
-        if await self._redis.eval(TAKE_KEY, 1, key, held, mine, ttl):
-            return None
-        raise Conflict("Another request with this Idempotency-Key is on its way. Please try again.")
+    async def check_alone(self, model: str) -> None:
+        """Raises Conflict while a job fetches or deletes the model's files."""
+        await self._check_alone(model, self._redis)
 
-    async def _fingerprint(self, spec: JobSpec) -> str:
-        """Of all that was asked, an upload's bytes included."""
-        digest = await asyncio.to_thread(self.blobs.digest, spec.blob) if spec.blob else None
-        asked = [spec.task, spec.model, spec.params, digest, spec.path, spec.filename]
-        return hashlib.sha256(msgspec.json.encode(asked, order="deterministic")).hexdigest()
-
-    async def _release(self, idempotency_key: str, spec: JobSpec) -> None:
-        """A request that was refused leaves its key free."""
-        key = _key_of(idempotency_key)
-        if ((await self._redis.get(key)) or b"").startswith(spec.id.encode()):
-            await self._redis.delete(key)
+    async def _check_alone(self, model: str, redis: Redis | Pipeline) -> None:
+        if not (other := await redis.hget(keys.FILES, model)):
+            return
+        there, ended = await redis.hmget(StrictJob.key_for(other.decode()), "status", "ended_at")
+        if there and not ended:
+            where = f"GET /v1/jobs/{other.decode()} says how far it is"
+            raise Conflict(f"'{model}' is being fetched or deleted already; {where}.")
 
     # --- out
 
@@ -243,12 +238,12 @@ class Dispatch:
         try:
             limit = asyncio.timeout(timeout or self.settings.request_timeout)
             async with limit, aclosing(self.events(job_id)) as events:
-                async for _, event in events:
+                async for event_id, event in events:
                     if isinstance(event, Failed):
                         raise event.error()
                     if isinstance(event, Done):
                         return said, event
-                    if event.data:
+                    if event.data and not is_before_work(event_id):
                         said.append(event)
         except TimeoutError:
             raise TimedOut(
@@ -293,7 +288,7 @@ class Dispatch:
             return
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.set(keys.cancelled(job.id), 1, ex=ttl)
-            pipe.xadd(keys.control(job.spec.model), {"j": job.id}, maxlen=1000, approximate=True)
+            pipe.xadd(keys.control(job.spec.server), {"j": job.id}, maxlen=1000, approximate=True)
             await pipe.execute()
         try:
             async with asyncio.timeout(patience), aclosing(self.batches(job.id)) as every:
@@ -340,26 +335,52 @@ class Dispatch:
 
     # --- the whole
 
+    async def look_again(self) -> None:
+        """What is said from now on is not older than this."""
+        await self._census.take(0.0)
+
     async def running_models(self) -> dict[str, dict]:
-        """Model id -> {"ready", "waiting", "running"}."""
+        """Model id -> {"ready", "waiting", "running", "hosts", "replicas", "state"}; hosts: ready workers by
+        host; replicas: workers that there are to be, None where nobody sees to it."""
         census = await self._census.take()
         return {
-            name: {"ready": state.ready, "waiting": state.waiting, "running": state.running}
+            name: {
+                "ready": state.ready,
+                "waiting": state.waiting,
+                "running": state.running,
+                "hosts": state.hosts,
+                "replicas": state.wanted,
+                "state": _word(state),
+            }
             for name, state in census.models.items()
         }
 
     async def health(self) -> tuple[int, dict]:
-        """The status and body of `/health`: "ok" only while every model has a live worker."""
+        """The status and body of `/health`: "ok" only while every model that is to be loaded has a live
+        worker."""
         try:
             models = await self.running_models()
         except (RedisError, OSError):
             return 503, {"status": "unavailable", "version": __version__, "models": {}}
-        degraded = any(model["ready"] == 0 for model in models.values())
+        degraded = any(model["state"] not in ("ready", "unloaded") for model in models.values())
         return 200, {"status": "degraded" if degraded else "ok", "version": __version__, "models": models}
 
 
-def _key_of(idempotency_key: str) -> str:
-    return keys.idempotency(hashlib.sha256(idempotency_key.encode()).hexdigest())
+def _check_engine(entry: ModelEntry) -> None:
+    """Raises BadRequest for a model that nothing here can run."""
+    if not entry.tasks:
+        raise BadRequest(kinds.no_engine(entry.id, entry.engine), param="model", code="unsupported_value")
+
+
+def _word(state: ModelState) -> str:
+    """How it is: without a worker "unloaded" if that is as it should be, else "missing"."""
+    if state.ready:
+        return "ready"
+    if state.supervised.startswith("failed"):
+        return "failed"
+    if state.loading or state.supervised or state.wanted:
+        return "loading"
+    return "missing" if state.wanted is None else "unloaded"
 
 
 def _position(after: str) -> Position:

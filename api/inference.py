@@ -14,6 +14,7 @@ from api import sse
 from api.auth import prefers_async
 from api.body import Body, check_recording, read_body
 from api.errors import shutting_down
+from shared.channel import is_before_work
 from shared.errors import BadRequest
 from shared.events import Delta, Done, Failed
 from shared.jobs import JobSpec
@@ -95,8 +96,8 @@ async def _frames(request: Request, module: ModuleType, spec: JobSpec) -> AsyncI
     async with aclosing(request.app.ctx.dispatch.batches(spec.id)) as batches:
         async for batch in batches:
             objects: list[dict] = []
-            for _, event in batch:
-                if isinstance(event, Delta):
+            for event_id, event in batch:
+                if isinstance(event, Delta) and not is_before_work(event_id):
                     objects += stream.delta(event)
                 elif isinstance(event, Done):
                     objects += stream.done(event)

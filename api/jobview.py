@@ -9,7 +9,7 @@ from shared.channel import parse_id
 from shared.errors import NotFound
 from shared.events import Delta, Done, Event, Failed, decode
 from shared.queues import StrictJob, queue_key, seconds
-from shared.tasks import tasks
+from shared.tasks import named
 
 STATUS = {"queued": "queued", "started": "in_progress", "finished": "completed",
           "failed": "failed", "canceled": "cancelled"}
@@ -89,7 +89,7 @@ def _view(job: StrictJob, last: Event | None, position: int | None) -> dict:
     return {
         "id": spec.id,
         "object": "job",
-        "endpoint": tasks()[spec.task].ENDPOINT,
+        "endpoint": named(spec.task).ENDPOINT,
         "model": spec.model,
         "status": status,
         "position": None if position is None else position + 1,

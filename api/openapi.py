@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from shared import management
 from shared.tasks import tasks
 
 REF = "#/components/schemas/{name}"
@@ -15,6 +16,7 @@ ERRORS = {
     "401": "The API key is missing or not known",
     "403": "Not for this origin, or not for this path",
     "404": "No such model",
+    "409": "Something else has it; trying again would not help",
     "413": "The body is too large",
     "429": "Too many are waiting; see Retry-After",
     "500": "The engine or its worker failed",
@@ -67,12 +69,19 @@ def error_responses(*statuses: str) -> dict[str, Any]:
     return {status: {"description": ERRORS[status], "content": content} for status in statuses}
 
 
+def json_body(task: str) -> dict[str, Any]:
+    """The body of a request to a task of `shared.management`."""
+    schema = {"$ref": REF.format(name=_request_name(task))}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
 def _schemas() -> dict[str, Any]:
     """The components of all requests; a task's `Request` is named after the task."""
-    requests = [module.Request for module in tasks().values()]
+    every = tasks() | management.tasks()
+    requests = [module.Request for module in every.values()]
     _, components = msgspec.json.schema_components(requests, ref_template=REF)
     text = orjson.dumps(components)
-    for name, module in tasks().items():  # two of a name are told apart by their modules
+    for name, module in every.items():  # two of a name are told apart by their modules
         text = text.replace(f"{module.__name__}.Request".encode(), _request_name(name).encode())
     return orjson.loads(text)
 

@@ -42,6 +42,7 @@ def run(make_app: Callable[[], Sanic], settings: Settings) -> int:
 
 async def start(app: Sanic, listener: socket.socket) -> AsyncioServer:
     """Start serving on a bound socket, once the app's own listeners have run."""
+    app.ctx.port = listener.getsockname()[1]
     # what run() would have noted: from it Sanic knows that there is no HTTP/3 to announce in alt-svc
     app.state.server_info.append(ApplicationServerInfo(settings={"version": HTTP.VERSION_1}))
     server = await app.create_server(

@@ -27,8 +27,8 @@ class Running(msgspec.Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def running(models: str, ready: float = 300.0) -> Iterator[Running]:
-    """`ominix serve` with `models` as its models.toml, until the block ends.
+def running(models: str, ready: float = 300.0, **more: str) -> Iterator[Running]:
+    """`ominix serve` with `models` as its models.toml, until the block ends; `more` are further settings.
 
     Waits up to `ready` seconds for every model. Raises RuntimeError with the end of the log. From
     then on SIGTERM ends this process by SystemExit, so that the system goes with it.
@@ -37,7 +37,7 @@ def running(models: str, ready: float = 300.0) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="ominix-bench-") as folder:
         home = Path(folder)
         (home / "models.toml").write_text(models)
-        url, environ = _settings(home)
+        url, environ = _settings(home, more)
         with (home / "log").open("wb") as log:
             serve = subprocess.Popen(
                 [sys.executable, "-m", "cli", "serve"],
@@ -51,14 +51,14 @@ def running(models: str, ready: float = 300.0) -> Iterator[Running]:
             _stop(serve)
 
 
-def _settings(home: Path) -> tuple[str, dict[str, str]]:
+def _settings(home: Path, more: dict[str, str]) -> tuple[str, dict[str, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ours = {"OMINIX_HOME": f"{home}", "OMINIX_MODELS_FILE": f"{home}/models.toml", "OMINIX_PORT": f"{port}"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
     path = os.pathsep.join(filter(None, [f"{ROOT}", os.environ.get("PYTHONPATH")]))
-    return f"http://127.0.0.1:{port}", inherited | ours | {"PYTHONPATH": path}
+    return f"http://127.0.0.1:{port}", inherited | ours | more | {"PYTHONPATH": path}
 
 
 def _await_models(system: Running, serve: subprocess.Popen, deadline: float) -> None:

@@ -22,10 +22,12 @@ def _is_expected(error: Exception) -> bool:
     from shared.errors import OminixError
     from shared.manifest import ManifestError
     from shared.settings import SettingsError
+    from workers.ranks import RanksError
     from workers.sources import WeightsError
     from workers.startup import StartError
 
-    return isinstance(error, OminixError | ManifestError | SettingsError | StartError | WeightsError)
+    known = OminixError | ManifestError | RanksError | SettingsError | StartError | WeightsError
+    return isinstance(error, known)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ Model = Annotated[
 ]
 ModelsFile = Annotated[str | None, typer.Option(help="The list of models, in place of models.toml.")]
 Port = Annotated[int | None, typer.Option(help="The port of the API [8080]; 0 takes a free one.")]
+Url = Annotated[str, typer.Option(help="The server.")]
+Where = Annotated[str | None, typer.Option(help="The server [one of this machine, if there is one].")]
+Key = Annotated[str | None, typer.Option(envvar="OMINIX_API_KEY", help="If the server asks for one.")]
 Host = Annotated[str | None, typer.Option(help="The address that the API listens on [127.0.0.1].")]
 
 
@@ -75,21 +78,45 @@ def redis() -> None:
 @app.command()
 def api(models_file: ModelsFile = None, port: Port = None, host: Host = None) -> None:
     """Run the API alone."""
-    settings, manifest = _read(models_file=models_file, port=port, host=host)
+    settings, _ = _read(models_file=models_file, port=port, host=host)
     from api.app import main
 
-    raise typer.Exit(main(settings, manifest))
+    raise typer.Exit(main(settings))
 
 
 @app.command()
-def worker(model: str, models_file: ModelsFile = None) -> None:
+def worker(
+    model: str,
+    models_file: ModelsFile = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(help="The Redis of another host: rediss://user:password@host; better in REDIS_URL."),
+    ] = None,
+) -> None:
     """Run one worker for MODEL. Start several for more replicas."""
+    if redis is not None:
+        from cli import hiding
+
+        hiding.hide("--redis", redis, "OMINIX_REDIS_URL")
     settings, manifest = _read(models_file=models_file)
     entry = manifest.resolve(model)
-    _wait_for_redis(settings)
+    from workers import ranks
+
+    if not ranks.is_follower():  # those hear from rank 0 what to do
+        _wait_for_redis(settings)
     from workers.serve import main
 
     raise typer.Exit(main(entry.id, settings, manifest))
+
+
+@app.command()
+def steward(models_file: ModelsFile = None) -> None:
+    """Run the steward alone: it fetches and deletes models, and under `ominix serve` loads them."""
+    settings, _ = _read(models_file=models_file)
+    _wait_for_redis(settings)
+    from workers.steward.serve import main
+
+    raise typer.Exit(main(settings))
 
 
 @app.command()
@@ -145,12 +172,75 @@ def transcribe(
 
 
 @models.command("list")
-def list_models(models_file: ModelsFile = None) -> None:
-    """List the models, and which are on this disk."""
+def list_models(models_file: ModelsFile = None, url: Where = None) -> None:
+    """List the models: which are on this disk, and how many workers each has."""
     from cli import listing
 
     settings, manifest = _read(models_file=models_file)
-    listing.print_models(settings, manifest)
+    listing.print_models(settings, manifest, url)
+
+
+@models.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="org/repo or org/repo@revision, of the Hugging Face hub.")],
+    models_file: ModelsFile = None,
+    url: Where = None,
+    api_key: Key = None,
+) -> None:
+    """Fetch a model from the hub. Ctrl-C stops; the same command goes on with what has come."""
+    from cli import pulling
+
+    settings, manifest = _read(models_file=models_file)
+    raise typer.Exit(pulling.pull(repo, settings, manifest, url, api_key))
+
+
+@models.command()
+def rm(model: str, models_file: ModelsFile = None, url: Where = None, api_key: Key = None) -> None:
+    """Delete the files of MODEL, which nobody may be using."""
+    from cli import removing
+
+    settings, manifest = _read(models_file=models_file)
+    print(f"{removing.remove(model, settings, manifest, url, api_key)}: deleted")
+
+
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Don't wait until it is done.")]
+LOCAL = "http://127.0.0.1:8080"
+
+
+@models.command()
+def load(
+    model: str,
+    replicas: Annotated[int | None, typer.Option(min=1, help="How many workers [1, or as now].")] = None,
+    url: Url = LOCAL,
+    api_key: Key = None,
+    no_wait: NoWait = False,
+) -> None:
+    """Load MODEL in a server that runs, or change how many workers it has."""
+    from cli import fleet
+
+    request = {"model": model} | ({"replicas": replicas} if replicas else {})
+    raise typer.Exit(fleet.change("load", [request], url, api_key, not no_wait))
+
+
+@models.command()
+def unload(model: str, url: Url = LOCAL, api_key: Key = None, no_wait: NoWait = False) -> None:
+    """Unload MODEL in a server that runs, when what it runs is done. Its files stay."""
+    from cli import fleet
+
+    raise typer.Exit(fleet.change("unload", [{"model": model}], url, api_key, not no_wait))
+
+
+@models.command()
+def scale(
+    counts: Annotated[list[str], typer.Argument(help="MODEL=NUMBER, such as asr=3 chat=2.")],
+    url: Url = LOCAL,
+    api_key: Key = None,
+    no_wait: NoWait = False,
+) -> None:
+    """Set how many workers models have in a server that runs."""
+    from cli import fleet
+
+    raise typer.Exit(fleet.change("load", fleet.parse(counts), url, api_key, not no_wait))
 
 
 def _read(
@@ -160,7 +250,7 @@ def _read(
     host: str | None = None,
 ) -> "tuple[Settings, Manifest]":
     """Settings and manifest, with the options of the command line on top of the environment."""
-    from shared.manifest import load
+    from shared.catalog import load
     from shared.settings import read_settings
 
     settings = read_settings(models_file=models_file, port=port, host=host)

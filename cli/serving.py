@@ -56,6 +56,13 @@ def make_sure(manifest: Manifest, settings: Settings, console: Console) -> None:
     missing = [entry for entry in manifest.entries if not weights.is_ready(entry, settings.models_dir)]
     if not missing:
         return
+    with download_bar(console) as progress:
+        for entry in missing:
+            _make_one(entry, settings, progress)
+
+
+def download_bar(console: Console) -> Progress:
+    """Bars with bytes and speed."""
     columns = [
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
@@ -64,9 +71,7 @@ def make_sure(manifest: Manifest, settings: Settings, console: Console) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=console) as progress:
-        for entry in missing:
-            _make_one(entry, settings, progress)
+    return Progress(*columns, console=console)
 
 
 def _make_one(entry: ModelEntry, settings: Settings, progress: Progress) -> None:
@@ -94,9 +99,10 @@ def _announce(settings: Settings, manifest: Manifest, console: Console) -> None:
 
 
 def all_ready(health: dict, manifest: Manifest) -> bool:
-    """True if every model has a worker that takes requests."""
+    """True if every model that is loaded from the start has a worker that takes requests."""
     models = health.get("models", {})
-    return all(models.get(entry.id, {}).get("ready") for entry in manifest.entries)
+    states = [models.get(entry.id, {}).get("state") for entry in manifest.entries]
+    return all(state in ("ready", "unloaded") for state in states)
 
 
 def _health(url: str) -> dict:

@@ -38,6 +38,11 @@ def format_id(position: Position) -> str:
     return f"{position[0]}-{position[1]}"
 
 
+def is_before_work(entry_id: str) -> bool:
+    """Whether it was said while the job waited for its model, and is no part of the answer."""
+    return entry_id.startswith("0-")
+
+
 class Subscription:
     """One reader of one job: events gather here until it asks for them."""
 

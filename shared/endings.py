@@ -62,7 +62,7 @@ redis.call('ZREM', KEYS[8], ARGV[8])
 if redis.call('EXISTS', KEYS[2]) == 0 then return 'gone' end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if last and last[1] == '18446744073709551615-1' then return 'ended' end
-local spoken = last and string.sub(last[1], -2) ~= '-0'
+local spoken = last and string.sub(last[1], -2) ~= '-0' and string.sub(last[1], 1, 2) ~= '0-'
 local goes_on = ARGV[11] == '1'
 if spoken and goes_on then redis.call('HSET', KEYS[2], 'deaths', 0) end
 local deaths = redis.call('HINCRBY', KEYS[2], 'deaths', 1)

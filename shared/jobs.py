@@ -14,7 +14,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One request, as JSON in the arguments of an RQ job.
 
     `params` is the task's validated request; `blob` the key of uploaded bytes, `path` a file of the
-    worker's machine; `created` is Unix seconds; `timeout` counts from the moment a worker takes the job.
+    API's machine; `created` is Unix seconds; `timeout` counts from the moment a worker takes the job.
     """
 
     id: str
@@ -28,6 +28,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     blob: str | None = None
     path: str | None = None  # a file that stays where it is, below an allowed folder
     filename: str | None = None
+    runs_on: str = ""  # whose queue it waits in, where that is not the model's own
+
+    @property
+    def server(self) -> str:
+        """Whose workers run it: the model's, or the steward."""
+        return self.runs_on or self.model
 
 
 def new_job_id() -> str:

@@ -9,12 +9,14 @@ import msgspec
 from msgspec import Meta
 
 from shared.errors import NotFound
-from shared.settings import Settings
+from shared.management import STEWARD
 
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # also a folder and a queue
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+Id = Annotated[str, Meta(pattern=f"^{ID.pattern}$")]  # also a folder and a queue
 Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$")]
 Engine = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$")]
 Positive = Annotated[int, Meta(ge=1)]
+Host = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*$")]  # for ssh and the ring
 
 TASKS = {
     "llm": ("chat", "completion"),
@@ -25,7 +27,10 @@ TASKS = {
 PYPI = re.compile(r"pypi:(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9.+!_-]+)")
 HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-SPEECH = re.compile(r"asr|whisper|parakeet", re.IGNORECASE)
+GUESSES = {  # engine -> what may be in the name of such a repo
+    "asr": re.compile(r"asr|whisper|parakeet", re.IGNORECASE),
+    "embedding": re.compile(r"embed|minilm", re.IGNORECASE),
+}
 
 
 class ManifestError(ValueError):
@@ -40,6 +45,11 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch, `max_waiting` how many may queue behind them; `timeout` is seconds of one request's run, for speech
     of the time from one passage to the next;
     `context_length` tokens, None for what the model itself says.
+
+    `replicas` workers are started with the system, 0: the first on demand. `keep_alive` is seconds without a
+    request after which it is unloaded, None: when others need the memory; a `pinned` model stays.
+
+    With `hosts` each worker is one process a host, the first being where the worker is started.
     """
 
     id: Id
@@ -48,11 +58,14 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     source: str = ""
     sha256: str = ""  # of the wheel, for pypi
     aliases: tuple[Alias, ...] = ()
-    replicas: Positive = 1
+    replicas: Annotated[int, Meta(ge=0)] = 1
+    keep_alive: Annotated[float, Meta(gt=0)] | None = None
+    pinned: bool = False
     max_concurrency: Positive = 8
     max_waiting: Positive = 1000
     timeout: Annotated[float, Meta(gt=0)] = 600.0
     context_length: Positive | None = None
+    hosts: tuple[Host, ...] = ()
     options: dict[str, Any] = {}
 
     @property
@@ -105,6 +118,10 @@ class Manifest:
             f"The model '{name}' does not exist. Models: {known}.", param="model", code="model_not_found"
         )
 
+    def find(self, name: str) -> ModelEntry | None:
+        """As `resolve`, None for what there is not."""
+        return self._by_name.get(name)
+
     def for_task(self, task: str) -> tuple[ModelEntry, ...]:
         return tuple(entry for entry in self.entries if task in entry.tasks)
 
@@ -112,24 +129,16 @@ class Manifest:
         """This manifest and a hub repo, "hf:org/repo[@revision]"; itself if it has that one already.
 
         The id is the repo's last part; the engine is guessed from it until the files are there
-        (`workers.weights.settle`). Raises ManifestError.
+        (`shared.kinds`). Raises ManifestError.
         """
         if not (match := HUB.fullmatch(source)):
             raise ManifestError(f"{source}: expected hf:org/repo or hf:org/repo@revision")
         if any(entry.source == source for entry in self.entries):
             return self
         repo = match["repo"]
-        engine = "asr" if SPEECH.search(repo) else "llm"
+        engine = next((engine for engine, name in GUESSES.items() if name.search(repo)), "llm")
         table = {"id": repo.split("/")[1], "engine": engine, "source": source}
         return Manifest((*self.entries, _entry(table, self.origin)), self.origin)
-
-
-def load(settings: Settings) -> Manifest:
-    """The models file and the extra models of the settings. Raises ManifestError."""
-    manifest = Manifest.load(settings.models_file)
-    for source in filter(None, map(str.strip, settings.extra_models.split(","))):
-        manifest = manifest.with_source(source)
-    return manifest
 
 
 def _entry(table: dict[str, Any], origin: str) -> ModelEntry:
@@ -138,7 +147,9 @@ def _entry(table: dict[str, Any], origin: str) -> ModelEntry:
         entry = msgspec.convert(table, ModelEntry)
     except msgspec.ValidationError as error:
         raise ManifestError(f"{where}: {_explain(str(error))}") from error
-    if problem := _source_problem(entry):
+    if entry.id == STEWARD:
+        raise ManifestError(f"{where}: id: this is what the part that manages models is called; take another")
+    if problem := _source_problem(entry) or _hosts_problem(entry):
         raise ManifestError(f"{where}: {problem}")
     if tasks := entry.tasks or TASKS.get(entry.engine):
         return msgspec.structs.replace(entry, tasks=tasks)
@@ -175,6 +186,14 @@ def _source_problem(entry: ModelEntry) -> str | None:
             return "sha256: the wheel's, 64 hexadecimal digits, is needed with a pypi: source"
     if entry.source.startswith("hf:") and not HUB.fullmatch(entry.source):
         return f"source: {entry.source!r}: expected hf:org/repo or hf:org/repo@revision"
+    return None
+
+
+def _hosts_problem(entry: ModelEntry) -> str | None:
+    if entry.hosts and entry.engine != "llm":
+        return 'hosts: only language models (engine "llm") can be divided among several hosts; leave it out'
+    if len(entry.hosts) == 1:
+        return "hosts: expected two or more, this one first; leave it out for a model on one host"
     return None
 
 

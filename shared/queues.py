@@ -22,7 +22,7 @@ FIELDS = frozenset(
     "data created_at origin worker_name description enqueued_at started_at ended_at last_heartbeat"
     " timeout result_ttl failure_ttl status success_callback_name failure_callback_name"
     " stopped_callback_name group_id retries_left number_of_retries exc_info result".split()
-) | {"attempt", "deaths"}
+) | {"attempt", "deaths", "returns"}
 EMPTY = frozenset(
     ["success_callback_name", "failure_callback_name", "stopped_callback_name", "group_id", "result"]
 )

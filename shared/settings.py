@@ -6,6 +6,7 @@ import tempfile
 import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +14,8 @@ from msgspec import Meta
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
 
 
 class SettingsError(ValueError):
@@ -42,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_base64_mb: Positive = 32  # of JSON with audio in it
     max_upload_mb: Positive = 2048
     audio_folders: str = ""  # comma-separated; requests may name files below them
+    blobs_url: str = ""  # a store that every host reaches, for fsspec; empty: a folder below `home`
+    public_url: str = ""  # of the API, for workers on other hosts; empty: its own host and port
     result_ttl: Positive = 86_400
     request_timeout: Seconds = 600.0  # a synchronous wait
     keepalive: Seconds = 10.0  # between SSE comments while nothing is said
@@ -50,11 +55,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 30.0
     hang_timeout: Seconds = 120.0  # of one engine step
     batch_reserve: int = 1  # slots that batch work leaves free
+    batch_share: Share = 0.1  # of its time that batch work keeps beside other workers' interactive requests
+    memory_budget_mb: Count = 0  # for the workers of this machine together; 0: three quarters of its memory
+    keep_alive: Seconds = 300.0  # without a request until a downloaded model is unloaded
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     extra_models: str = ""  # comma-separated sources (hf:org/repo) beside the models file
     api_keys: str = ""  # comma-separated; empty: no key is asked for
     supervisor_pid: int = 0  # set by `ominix serve` for its children
     worker_name: str = ""  # set by `ominix serve` for its workers
+    memory_share_mb: Count = 0  # the same: what this worker may take of the budget; 0: as much as there is
 
     @property
     def models_dir(self) -> Path:
@@ -93,6 +102,7 @@ def read_settings(environ: dict[str, str] | None = None, **overrides: Any) -> Se
     if not raw.get("redis_url") and environ.get("REDIS_URL"):
         raw["redis_url"] = environ["REDIS_URL"]
     raw.update({k: v for k, v in overrides.items() if v is not None})
+    _check_redis_url(raw.get("redis_url", ""))
     try:
         settings = msgspec.convert(raw, Settings, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
@@ -103,6 +113,21 @@ def read_settings(environ: dict[str, str] | None = None, **overrides: Any) -> Se
         models_file=settings.models_file.expanduser().resolve(),
         redis_conf=settings.redis_conf.expanduser().resolve(),
     )
+
+
+def _check_redis_url(url: str) -> None:
+    """The message of whoever finds it out later would quote a part of it, perhaps of the password."""
+    try:
+        parts = urlsplit(url)
+        network = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+        good = not url or network or parts.scheme == "unix"
+    except ValueError:
+        good = False
+    if not good:
+        raise SettingsError(
+            "REDIS_URL cannot be used: expected rediss://user:password@host:port, redis://… or unix://…, "
+            "with / ? # @ : % in the password written as %2F %3F %23 %40 %3A %25"
+        )
 
 
 def _path(kind: type, value: Any) -> Any:

@@ -9,7 +9,7 @@ PATHS = {
             "summary": "Whether requests are served",
             "description": "`ok` while every model has a live worker, else `degraded`.",
             "responses": {
-                "200": {"description": "status, version, and of each model ready, waiting, running"},
+                "200": {"description": "status, version, and of each model ready, waiting, running, hosts"},
                 "503": {"description": "The queue cannot be reached"},
             },
         }

@@ -7,7 +7,7 @@ from api import inference
 from api.openapi import error_responses
 from api.uploads import chunks
 from shared.errors import Conflict
-from shared.tasks import tasks
+from shared.tasks import named
 
 JOB = "/v1/jobs/<job_id:str>"
 UNFINISHED = ("queued", "in_progress")
@@ -64,7 +64,7 @@ async def result(request: Request, job_id: str) -> HTTPResponse:
         )
     spec = await dispatch.spec(job_id)
     said, done = await dispatch.result(job_id)
-    return await inference.answer(tasks()[spec.task], spec, said, done)
+    return await inference.answer(named(spec.task), spec, said, done)
 
 
 async def _view(request: Request, job_id: str) -> dict:

@@ -77,7 +77,7 @@ async def create(request: Request) -> HTTPResponse:
 
 async def index(request: Request) -> HTTPResponse:
     query = validate(dict(request.query_args), Query, {}, strict=False)
-    model = request.app.ctx.manifest.resolve(query.model).id if query.model else None
+    model = request.app.ctx.catalog.manifest.resolve(query.model).id if query.model else None
     page = await request.app.ctx.dispatch.views(
         status=query.status, model=model, after=query.after, limit=query.limit
     )

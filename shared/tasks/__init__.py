@@ -18,6 +18,8 @@ from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
+from shared import management
+
 
 class Plain(NamedTuple):
     """An answer that is not JSON."""
@@ -33,6 +35,11 @@ def tasks() -> dict[str, ModuleType]:
         name: importlib.import_module(f"{__name__}.{name}")
         for _, name, _ in pkgutil.iter_modules(__path__)
     }
+
+
+def named(name: str) -> ModuleType:
+    """The module of a job's task, of those that manage models too."""
+    return tasks().get(name) or management.tasks()[name]
 
 
 @cache

@@ -12,7 +12,7 @@ from sanic import Sanic
 
 from api import serve
 from api.app import create_app
-from shared.manifest import load
+from shared.catalog import Catalog
 from tests.live import Live
 
 ServeApp = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
@@ -27,7 +27,7 @@ def serve_app(live: Live) -> ServeApp:
         extend: Callable[[Sanic], None] = lambda app: None, **changes: object
     ) -> AsyncIterator[httpx.AsyncClient]:
         settings = msgspec.structs.replace(live.settings, **changes)
-        app = create_app(settings, load(settings))
+        app = create_app(settings, Catalog(settings))
         app.config.TOUCHUP = False  # it rewrites Sanic's classes, which several apps share here
         extend(app)
         listener = socket.create_server(("127.0.0.1", 0))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.hiding import without
 from shared import __version__
 
 ECHO = '[[model]]\nid = "echo"\nengine = "echo"\n'
@@ -89,3 +90,25 @@ def test_what_cannot_be_done_is_said_in_one_line(
 
 def test_wrong_usage_ends_with_status_2(tmp_path: Path):
     assert ominix("bogus", home=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+@pytest.mark.parametrize("url", ["rediss://me:sec/ret@mini", "rediss://me:sec#ret@mini", "sec:ret@mini",
+                                 "rediss://:5253?ret@mini"])  # fmt: skip
+def test_no_part_of_a_password_is_in_the_error(tmp_path: Path, url: str, how: str):
+    models = tmp_path / "models.toml"
+    models.write_text(ECHO)
+    option = ["--redis", url] if how == "option" else []
+    environ = {"REDIS_URL": url} if how == "variable" else {}
+    said = ominix("worker", *option, "echo", home=tmp_path, OMINIX_MODELS_FILE=str(models), **environ)
+    assert said.returncode == 1
+    assert said.stderr.startswith("ominix: REDIS_URL cannot be used: expected rediss://user:password@host:port")
+    assert not any(part in said.stderr for part in ("sec", "ret", "5253"))
+
+
+def test_an_option_with_a_password_is_taken_off_the_command_line():
+    command = ["ominix", "worker", "--redis", "rediss://a:b@c", "echo", "--models-file", "x"]
+    kept = ["ominix", "worker", "echo", "--models-file", "x"]
+    assert without("--redis", command) == kept
+    assert without("--redis", [*kept, "--redis=rediss://a:b@c"]) == kept
+    assert without("--redis", kept) == kept

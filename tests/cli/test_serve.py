@@ -122,7 +122,7 @@ def test_serve_answers_says_what_to_try_and_leaves_nothing_behind(serve: Callabl
     assert chat(url, "hello there") == "hello there"
     assert health(url)["status"] == "ok"
     assert f"curl {url}/v1/chat/completions" in system.said
-    assert len(system.children()) == 4
+    assert len(system.children()) == 5
     assert system.stop() == 0
 
 
@@ -184,7 +184,7 @@ def test_the_parts_work_one_by_one_and_scale_by_counts(run: Callable[..., System
 
 def test_the_procfile_names_models_that_there_are():
     lines = dict(line.split(": ") for line in (ROOT / "Procfile").read_text().splitlines())
-    assert list(lines) == ["redis", "api", "chat", "asr", "reaper"]
+    assert list(lines) == ["redis", "api", "chat", "asr", "reaper", "steward"]
     models = (ROOT / "models.toml").read_text()
     for name in ("chat", "asr"):
         assert f'id = "{lines[name].removeprefix("ominix worker ")}"' in models

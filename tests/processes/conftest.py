@@ -52,13 +52,18 @@ class Bench:
         self._numbers = itertools.count(1)
 
     def start_worker(
-        self, *, code: str | None = None, log: IO[bytes] | None = None, **environ: str
+        self,
+        model: str = "echo",
+        *,
+        code: str | None = None,
+        log: IO[bytes] | None = None,
+        **environ: str,
     ) -> subprocess.Popen:
-        """A worker of the echo model; `code` runs first in its process, and its words go to `log`."""
-        name = f"echo-{next(self._numbers)}"
+        """A worker of an echo model; `code` runs first in its process, and its words go to `log`."""
+        name = f"{model}-{next(self._numbers)}"
         program = f"{code or ''}\nfrom cli.__main__ import main; raise SystemExit(main())"
         worker = subprocess.Popen(
-            [sys.executable, "-c", program, "worker", "echo"],
+            [sys.executable, "-c", program, "worker", model],
             env={**os.environ, **self.environ(), "OMINIX_WORKER_NAME": name, **environ},
             stderr=log,
         )
@@ -110,7 +115,7 @@ class Bench:
         return self.enqueue(spec)
 
     def enqueue(self, spec: JobSpec) -> str:
-        queue = make_queue(queue_name("echo", spec.lane), self.redis)
+        queue = make_queue(queue_name(spec.model, spec.lane), self.redis)
         queue.enqueue_job(make_job(spec, self.settings.result_ttl, self.redis))
         self.redis.zadd(keys.JOBS, {spec.id: spec.created})
         return spec.id

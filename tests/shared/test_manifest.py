@@ -85,7 +85,7 @@ def test_a_folder_is_meant_from_where_the_file_is(tmp_path):
     ("text", "words"),
     [
         (ECHO + "max_concurency = 2\n", ("max_concurency", "max_concurrency", "'echo'")),
-        (ECHO + "replicas = 0\n", ("replicas", ">= 1", "'echo'")),
+        (ECHO + "replicas = -1\n", ("replicas", ">= 0", "'echo'")),
         (ECHO + 'timeout = "long"\n', ("timeout", "float")),
         (ECHO + ECHO, ("id", "'echo'", "unique")),
         (ECHO + '[[model]]\nid = "b"\nengine = "echo"\naliases = ["echo"]\n', ("aliases", "'b'")),

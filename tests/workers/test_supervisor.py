@@ -11,12 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared import keys
+from shared import fleet, keys
+from shared.fleet import Wanted
 from shared.settings import Settings, read_settings
 from workers import redis_state
 
 IDLE = "import signal; print('up', flush=True); signal.pause()"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {IDLE}"
+STAYS = f"import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); {IDLE}"
 BROKEN = "import sys; sys.exit('no such weights')"
 READY = """
 import os, redis, signal
@@ -63,9 +65,29 @@ class System:
         with redis_state.connect(self.settings) as client:
             return (client.hget(keys.SUPERVISED, model) or b"").decode()
 
+    def want(self, model: str, replicas: int) -> None:
+        with redis_state.connect(self.settings) as client:
+            fleet.write(client, {model: fleet.wanted(replicas, 0)})
+
+    def wanted(self) -> dict[str, Wanted]:
+        with redis_state.connect(self.settings) as client:
+            return fleet.read(client.hgetall(keys.REPLICAS))
+
+    def workers(self) -> list[psutil.Process]:
+        """All children that run one of our programs, but for the first, which stands for the API."""
+        programs = [it for it in self.children() if _is_program(it)]
+        return sorted(programs, key=lambda it: it.create_time())[1:]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(30)
+
+
+def _is_program(process: psutil.Process) -> bool:
+    try:
+        return "-c" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _runs(process: psutil.Process, code: str) -> bool:
@@ -210,3 +232,83 @@ def test_a_redis_that_cannot_start_is_said_and_nothing_else_is_started(start, se
     assert system.process.wait(30) == 1
     assert "is not to be had" in system.said
     assert "| up" not in system.said
+
+
+def test_as_many_workers_run_as_are_wanted_and_what_is_told_to_leave_is_not_started_again(start):
+    system = start(IDLE, IDLE)
+    until(lambda: system.said.count("| up") == 2)
+    assert system.wanted()["model0"].replicas == 1
+    system.want("model0", 3)
+    until(lambda: system.said.count("| up") == 4)
+    assert {"model0.2", "model0.3"} <= {line.split()[0] for line in system.said.splitlines()}
+    system.want("model0", 0)
+    until(lambda: not system.workers())
+    until(lambda: system.state("model0") == "")
+    assert system.said.count("it is unloaded") == 3
+    assert "starting it again" not in system.said
+    system.want("model0", 1)
+    until(lambda: system.said.count("| up") == 5)
+    system.stop()
+
+
+def test_a_worker_that_does_not_leave_is_killed_after_its_patience(start: Callable[..., System]):
+    system = start(IDLE, STAYS)
+    until(lambda: system.said.count("| up") == 2)
+    system.want("model0", 0)
+    until(lambda: not system.workers())
+    assert "it is unloaded" in system.said
+    system.stop()
+
+
+def test_a_worker_that_is_named_is_replaced_and_that_is_no_failure(start: Callable[..., System]):
+    system = start(IDLE, READY)
+    until(lambda: system.state("model0") == "running")
+    [old] = system.workers()
+    with redis_state.connect(system.settings) as client:
+        [record] = client.keys("ominix:worker:*")
+        client.sadd(keys.RECYCLE, record.decode().removeprefix("ominix:worker:"))
+        fleet.wake(client, keys.SUPERVISOR_WAKE)
+    until(lambda: (workers := system.workers()) and old not in workers)
+    assert "starting it again in 0.0 s" in system.said
+    system.stop()
+
+
+def test_workers_are_looked_after_and_what_is_wanted_is_kept_while_redis_is_away(start, settings):
+    system = start(IDLE, IDLE, IDLE)
+    until(lambda: system.said.count("| up") == 3)
+    system.want("model0", 2)
+    until(lambda: system.said.count("| up") == 4)
+    system.redis().kill()
+    system.workers()[0].kill()
+    until(lambda: system.said.count("| up") == 5)
+    assert redis_state.wait_until_up(settings, 20.0)
+    until(lambda: {model: it.replicas for model, it in system.wanted().items()} == {"model0": 2, "model1": 1})
+    system.stop()
+
+
+def test_what_a_redis_has_forgotten_is_told_it_again(start: Callable[..., System], settings: Settings):
+    system = start(IDLE, IDLE)
+    until(lambda: system.said.count("| up") == 2)
+    with redis_state.connect(settings) as client:
+        client.flushall()
+    until(lambda: system.wanted().get("model0"))
+    assert len(system.workers()) == 1
+    system.stop()
+
+
+def test_what_an_earlier_supervisor_was_asked_for_is_forgotten(start: Callable[..., System]):
+    first = start(IDLE, IDLE)
+    until(lambda: first.said.count("| up") == 2)
+    orphans = first.children()
+    first.want("model0", 3)
+    until(lambda: first.said.count("| up") == 4)
+    orphans = [it for it in first.children() if it != first.redis()]
+    first.process.kill()
+    first.process.wait()
+    second = start(IDLE, IDLE)
+    until(lambda: second.said.count("| up") == 2)
+    assert second.wanted()["model0"].replicas == 1
+    assert len(second.workers()) == 1
+    second.stop()
+    for process in orphans:
+        process.kill()
