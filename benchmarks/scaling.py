@@ -4,18 +4,13 @@
     python -m benchmarks.scaling --replicas 1 --replicas 2 --replicas 3 --seconds 20
 
 The echo engine waits instead of computing, so that what is measured is how OminiX spreads work over workers:
-each has two slots, a step takes 100 ms and an answer five of them.
+each has two slots, a step takes 100 ms and an answer five of them. Then how soon an idle worker takes a
+request while the two others of its model are busy: the time to its first word, less the step that says it.
 """
 
 import asyncio
-import os
-import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Annotated
 
 import httpx2 as httpx
@@ -23,28 +18,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-MODELS = '[[model]]\nid = "echo"\nengine = "echo"\nmax_concurrency = 2\noptions = { step_ms = 100 }\n'
+from benchmarks.figures import Spread
+from benchmarks.streaming import Target, ask
+from benchmarks.system import running
+
+STEP = 100  # milliseconds
+MODELS = f"""
+[[model]]
+id = "echo"
+engine = "echo"
+max_concurrency = 2
+options = {{ step_ms = {STEP} }}
+
+[[model]]
+id = "single"
+engine = "echo"
+max_concurrency = 1
+replicas = 3
+options = {{ step_ms = {STEP} }}
+"""
 WORDS = "one two three four five"
-READY = re.compile(r"ready at (http\S+)")
-PATIENCE = 60.0  # seconds
-
-
-def start(home: Path) -> tuple[subprocess.Popen, str]:
-    """`ominix serve`, and its URL once it is ready."""
-    (home / "models.toml").write_text(MODELS)
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("OMINIX_") and k != "REDIS_URL"}
-    environ |= {"OMINIX_HOME": f"{home}", "OMINIX_MODELS_FILE": f"{home}/models.toml", "OMINIX_PORT": "0"}
-    output = home / "output"
-    with output.open("wb") as file:
-        command = [sys.executable, "-m", "cli", "serve"]
-        process = subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT)
-    limit = time.monotonic() + PATIENCE
-    while not (ready := READY.search(output.read_text())):
-        if time.monotonic() > limit or process.poll() is not None:
-            process.terminate()
-            raise SystemExit(output.read_text())
-        time.sleep(0.1)
-    return process, ready[1]
+TAKEN = 30  # requests, one after another
 
 
 async def scale(client: httpx.AsyncClient, replicas: int) -> None:
@@ -62,7 +56,7 @@ async def closed_loop(client: httpx.AsyncClient, clients: int, seconds: float) -
     end = time.perf_counter() + seconds
     body = {"model": "echo", "messages": [{"role": "user", "content": WORDS}]}
 
-    async def ask() -> None:
+    async def one() -> None:
         while (began := time.perf_counter()) < end:
             answer = await client.post("/v1/chat/completions", json=body)
             if answer.raise_for_status().json()["choices"][0]["message"]["content"] != WORDS:
@@ -70,8 +64,24 @@ async def closed_loop(client: httpx.AsyncClient, clients: int, seconds: float) -
             took.append(time.perf_counter() - began)
 
     began = time.perf_counter()
-    await asyncio.gather(*(ask() for _ in range(clients)))
+    await asyncio.gather(*(one() for _ in range(clients)))
     return len(took) / (time.perf_counter() - began), took
+
+
+async def taken(url: str) -> Spread:
+    """Milliseconds until the one worker of three that is idle has taken a request."""
+    target = Target(f"{url}/v1", "single")
+
+    def words(count: int) -> dict:
+        return {"messages": [{"role": "user", "content": "word " * count}]}
+
+    busy = [asyncio.create_task(ask(target, words(TAKEN * 3))) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    answers = [await ask(target, words(1)) for _ in range(TAKEN)]
+    if any(task.done() for task in busy) or any(answer.error for answer in answers):
+        raise SystemExit("two workers were not busy, or a request failed")
+    await asyncio.gather(*busy)
+    return Spread.of((answer.arrivals[0] - answer.sent) * 1e3 - STEP for answer in answers)
 
 
 async def measure(url: str, replicas: list[int], clients: int, seconds: float) -> None:
@@ -86,7 +96,10 @@ async def measure(url: str, replicas: list[int], clients: int, seconds: float) -
             first = first or rate
             figures = rate, rate / first, statistics.median(took), max(took)
             table.add_row(str(count), *(f"{figure:.2f}" for figure in figures))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    wait = " / ".join((await taken(url)).cells())
+    console.print(f"an idle worker takes a request after {wait} ms (p50 / p95 / p99 of {TAKEN})")
 
 
 def main(
@@ -95,13 +108,8 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each measurement.")] = 15.0,
 ) -> None:
     """Scale one model up while the system runs, and measure at each number of workers."""
-    with tempfile.TemporaryDirectory() as folder:
-        process, url = start(Path(folder))
-        try:
-            asyncio.run(measure(url, replicas or [1, 2, 3, 1], clients, seconds))
-        finally:
-            process.terminate()
-            process.wait(60)
+    with running(MODELS) as system:
+        asyncio.run(measure(system.url, replicas or [1, 2, 3, 1], clients, seconds))
 
 
 if __name__ == "__main__":

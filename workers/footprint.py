@@ -25,6 +25,7 @@ STEP = 2048  # tokens of prompts that a language model reads at once
 INPUTS = 4096, 32_768  # tokens that an embedding model computes at once, on a CPU and on a GPU
 EXTRA = 2  # chunks that a speech model hears beside those of its rows
 WINDOW = 1500  # frames that Whisper's encoder makes of one chunk
+CHUNK = 30 * 16_000 * 4  # bytes of one that waits to be heard
 ALIVE = 12  # arrays of a layer's width that are alive at once while it is computed
 HALF = 2  # bytes of a number of half precision
 HEADER = 100 << 20  # bytes of a safetensors header at most, as its format has it
@@ -101,7 +102,8 @@ def _hearing(config: Json, rows: int, size: int) -> int:
     layers = config.get("n_text_layer") or audio.get("decoder_layers") or 4
     each = WINDOW * (ALIVE * width + heads * WINDOW // 4) + 2 * layers * WINDOW * width
     text = config.get("text_config") or (config.get("thinker_config") or {}).get("text_config")
-    return rows * each * size + (cache_bytes(text, rows * EACH * 2, rows, size) if text else 0)
+    waiting = 3 * rows * CHUNK  # and twice as many recordings are read meanwhile
+    return waiting + rows * each * size + (cache_bytes(text, rows * EACH * 2, rows, size) if text else 0)
 
 
 def _layers(config: Json) -> list[int]:

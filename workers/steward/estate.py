@@ -22,6 +22,7 @@ from workers import footprint, memory
 from workers.budget import Tenant
 
 FRESH = 0.04  # seconds: what is asked within one step sees the same
+GROWTH = 1.25  # times its share a worker may take while there is room: an estimate is one
 LINGER = 60.0  # seconds after which a process that outlives its record is no worker of ours any more
 NEW = 120.0  # seconds after it was wanted that a worker's peak is that of its loading
 
@@ -114,6 +115,7 @@ class Estate:
         self._looked = 0.0
         self._estimates: dict[str, tuple[ModelEntry, int]] = {}
         self._measured: dict[str, int] = {}  # model -> the most that one took until it was ready
+        self._seen: dict[str, int] = {}  # model -> the most that one took at work
         self._known: dict[int, tuple[str, int, float]] = {}  # process -> model, memory, when last heard of
         self._met: set[str] = set()  # workers that were seen ready
         self._ready: dict[str, float] = {}  # model -> since when all its workers are
@@ -129,12 +131,14 @@ class Estate:
         return self._manifest().resolve(model)
 
     def need(self, entry: ModelEntry) -> int:
-        """Bytes of one worker: the estimate, or what one was seen to take while it loaded if that is more."""
+        """Bytes of one worker: the estimate, or what one was seen to take if that is more. What grows without
+        end is no need."""
         known, size = self._estimates.get(entry.id, (None, 0))
         if known != entry:
             size = footprint.estimate(entry, self.settings.models_dir)
             self._estimates[entry.id] = entry, size
-        return max(size, self._measured.get(entry.id, 0))
+        seen = min(self._seen.get(entry.id, 0), int(size * GROWTH))
+        return max(size, seen, self._measured.get(entry.id, 0))
 
     def is_pinned(self, model: str) -> bool:
         return any(entry.id == model and entry.pinned for entry in self.entries)
@@ -143,8 +147,8 @@ class Estate:
         """Its files may be others now."""
         self._estimates.pop(model, None)
 
-    def limit(self, model: str, survey: Survey) -> int:
-        """Bytes beyond which a worker of it has grown too large."""
+    def share(self, model: str, survey: Survey) -> int:
+        """Bytes that each of its workers may take."""
         share = survey.wanted[model].share_mb << 20 if model in survey.wanted else 0
         return max(share, self._measured.get(model, 0)) if share else 0
 
@@ -203,6 +207,7 @@ class Estate:
         """What only several looks can tell."""
         for worker in survey.here:
             self._known[worker.pid] = worker.model, worker.charge, survey.now
+            self._seen[worker.model] = max(worker.memory, self._seen.get(worker.model, 0))
             if worker.state == "ready" and worker.name not in self._met:
                 self._met.add(worker.name)
                 asked = survey.wanted.get(worker.model)
@@ -239,7 +244,7 @@ def _tenants_of(model: str, estate: Estate, survey: Survey) -> Iterable[Tenant]:
     count = sum(not worker.leaving for worker in ours)
     staying, going = ours[: min(count, wanted)], ours[min(count, wanted) :]  # these know it, or soon will
     missing = max(0, wanted - count)
-    size = sum(worker.charge for worker in staying) + missing * estate.limit(model, survey)
+    size = sum(worker.charge for worker in staying) + missing * estate.share(model, survey)
     if size:
         yield Tenant(
             model=model,

@@ -15,7 +15,7 @@ from shared.manifest import ModelEntry
 from shared.queues import StrictJob, make_job, make_queue, queue_name
 from shared.settings import Settings
 from workers.budget import readable
-from workers.steward.estate import Estate, Survey, Worker
+from workers.steward.estate import GROWTH, Estate, Survey, Worker
 
 LOOK = 1.0  # seconds between two looks when nobody wakes
 TWICE = 2  # records in a row in which a worker is past its share
@@ -59,8 +59,10 @@ class House(threading.Thread):
                 self._ask("unload", entry.id, if_idle=True)
         if survey.now - self._looked >= LOOK:  # records are renewed once a second
             self._looked = survey.now
-            self._relieve(survey)
-            self._recycle([worker for worker in survey.here if self._is_large(worker, survey)])
+            full = sum(worker.memory for worker in survey.here) > self._estate.budget
+            relieved = full and self._relieve(survey)
+            times = 1.0 if full and not relieved else GROWTH
+            self._recycle([worker for worker in survey.here if self._is_large(worker, survey, times)])
 
     def _is_past_its_time(self, entry: ModelEntry, survey: Survey) -> bool:
         if entry.pinned or entry.keep_alive is None or not survey.replicas(entry.id):
@@ -68,11 +70,9 @@ class House(threading.Thread):
         idle = survey.idle_since(entry.id)
         return bool(idle) and survey.now - idle > entry.keep_alive
 
-    def _relieve(self, survey: Survey) -> None:
+    def _relieve(self, survey: Survey) -> bool:
         """More is taken than there is, since somebody needs more than was thought: the model that was idle
-        longest goes."""
-        if sum(worker.memory for worker in survey.here) <= self._estate.budget:
-            return
+        longest goes. False if none is idle."""
         idle = {
             model: survey.idle_since(model)
             for model in survey.wanted
@@ -80,10 +80,11 @@ class House(threading.Thread):
         }
         if idle:
             self._ask("unload", min(idle, key=idle.__getitem__), if_idle=True)
+        return bool(idle)
 
-    def _is_large(self, worker: Worker, survey: Survey) -> bool:
-        limit = self._estate.limit(worker.model, survey)
-        return bool(worker.supervised and not worker.leaving and limit and worker.memory > limit)
+    def _is_large(self, worker: Worker, survey: Survey, times: float) -> bool:
+        share = self._estate.share(worker.model, survey)
+        return bool(worker.supervised and not worker.leaving and share and worker.memory > times * share)
 
     def _recycle(self, large: list[Worker]) -> None:
         self._large = {worker.name: self._large.get(worker.name, 0) + 1 for worker in large}
