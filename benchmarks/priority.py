@@ -39,6 +39,7 @@ id = "speech"
 engine = "asr"
 source = "{speech}"
 max_concurrency = {rows}
+max_waiting = 100000
 """
 WARM_UP = 8  # seconds of batch work before it is counted
 
@@ -185,7 +186,7 @@ def main(
     tokens: Annotated[int, typer.Option(help="Tokens of each.")] = 128,
     pause: Annotated[float, typer.Option(help="Seconds that a reader pauses between two answers.")] = 2.0,
     seconds: Annotated[float, typer.Option(help="How long the transcriptions run alone.")] = 30.0,
-    share: Annotated[float, typer.Option(help="OMINIX_BATCH_SHARE of the first system.")] = 0.1,
+    share: Annotated[float, typer.Option(help="OMINIX_BATCH_SHARE of the first system.")] = 0.15,
     without: Annotated[bool, typer.Option(help="Measure a system without priority as well.")] = True,
     json: Annotated[Path | None, typer.Option(help="Write the figures here as well.")] = None,
 ) -> None:

@@ -55,7 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 30.0
     hang_timeout: Seconds = 120.0  # of one engine step
     batch_reserve: int = 1  # slots that batch work leaves free
-    batch_share: Share = 0.1  # of its time that batch work keeps beside other workers' interactive requests
+    batch_share: Share = 0.15  # of its time that batch work keeps beside other workers' interactive requests
     memory_budget_mb: Count = 0  # for the workers of this machine together; 0: three quarters of its memory
     keep_alive: Seconds = 300.0  # without a request until a downloaded model is unloaded
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

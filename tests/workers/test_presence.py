@@ -1,55 +1,15 @@
-"""Who sees whose interactive requests: real processes, and what is left of one that was killed."""
+"""Who sees whose interactive requests and turns: real processes, and what is left of one that was killed."""
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live import until
-from workers.presence import FILE, Presence
+from tests.workers.neighbour import Neighbour
+from workers.presence import FILE, Presence, Signal
 
-ROOT = Path(__file__).parents[2]
-OTHER = """
-import sys
-from pathlib import Path
-from workers.presence import Presence
-
-presence = Presence(Path(sys.argv[1]))
-print(presence.others(), flush=True)
-for line in sys.stdin:
-    presence.show(line == "busy\\n")
-    print(presence.others(), flush=True)
-"""
-
-
-class Other:
-    """Another process of the same home. Each of its answers says whether it sees somebody busy."""
-
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", OTHER, str(folder)],
-            cwd=ROOT,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.saw = self._hear()
-
-    def show(self, busy: bool) -> bool:
-        self.process.stdin.write("busy\n" if busy else "idle\n")
-        self.process.stdin.flush()
-        return self._hear()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-    def _hear(self) -> bool:
-        return {"True\n": True, "False\n": False}[self.process.stdout.readline()]
+REQUESTS, STEP, TURN = Signal
 
 
 @pytest.fixture
@@ -58,11 +18,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Callable[[], Other]]:
-    others: list[Other] = []
+def start(folder: Path) -> Iterator[Callable[[], Neighbour]]:
+    others: list[Neighbour] = []
 
-    def start() -> Other:
-        others.append(Other(folder))
+    def start() -> Neighbour:
+        others.append(Neighbour(folder))
         return others[-1]
 
     yield start
@@ -71,52 +31,65 @@ def start(folder: Path) -> Iterator[Callable[[], Other]]:
 
 
 def test_each_process_sees_the_others_requests_and_not_its_own(
-    folder: Path, start: Callable[[], Other]
+    folder: Path, start: Callable[[], Neighbour]
 ) -> None:
     ours = Presence(folder)
     other = start()
-    assert not other.saw and not ours.others()
-    assert not other.show(True)
-    assert ours.others()
-    ours.show(True)
-    assert other.show(False)
-    assert not ours.others()
+    assert not other.sees(REQUESTS) and not ours.others(REQUESTS)
+    other.show(REQUESTS, True)
+    assert ours.others(REQUESTS) and not other.sees(REQUESTS)
+    ours.show(REQUESTS, True)
+    other.show(REQUESTS, False)
+    assert other.sees(REQUESTS) and not ours.others(REQUESTS)
 
 
-def test_what_a_killed_process_left_does_not_count(folder: Path, start: Callable[[], Other]) -> None:
+def test_turns_are_seen_apart_from_requests(folder: Path, start: Callable[[], Neighbour]) -> None:
+    ours = Presence(folder)
+    other = start()
+    other.show(TURN, True)
+    assert ours.others(TURN) and not ours.others(REQUESTS) and not other.sees(TURN)
+    other.show(TURN, False)
+    ours.show(TURN, True)
+    assert other.sees(TURN) and not ours.others(TURN)
+
+
+def test_what_a_killed_process_left_does_not_count(folder: Path, start: Callable[[], Neighbour]) -> None:
     ours = Presence(folder)
     well, killed = start(), start()
-    killed.show(True)
-    assert ours.others() and well.show(False)
+    killed.show(REQUESTS, True)
+    killed.show(TURN, True)
+    assert ours.others(REQUESTS) and well.sees(REQUESTS) and well.sees(TURN)
     killed.kill()
-    assert not ours.others() and not well.show(False)
+    assert not ours.others(TURN) and not ours.others(REQUESTS)
+    assert not well.sees(REQUESTS) and not well.sees(TURN)
 
 
 def test_a_new_process_begins_without_what_a_killed_one_left(
-    folder: Path, start: Callable[[], Other]
+    folder: Path, start: Callable[[], Neighbour]
 ) -> None:
     killed = start()
-    killed.show(True)
+    killed.show(REQUESTS, True)
+    killed.show(TURN, True)
     killed.kill()
     ours = Presence(folder)
     newer = start()
-    assert not newer.saw and not ours.others()
-    newer.show(True)
-    assert ours.others()
+    assert not newer.sees(REQUESTS) and not newer.sees(TURN) and not ours.others(REQUESTS)
+    newer.show(REQUESTS, True)
+    assert ours.others(REQUESTS) and not ours.others(TURN)
 
 
 def test_the_file_is_nobody_elses(folder: Path) -> None:
-    Presence(folder).show(True)
+    Presence(folder).show(REQUESTS, True)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_many_processes_have_a_place_each(folder: Path, start: Callable[[], Other]) -> None:
+def test_many_processes_have_a_place_each(folder: Path, start: Callable[[], Neighbour]) -> None:
     ours = Presence(folder)
     others = [start() for _ in range(4)]
     for other in others:
-        other.show(True)
+        other.show(REQUESTS, True)
     for other in others:
-        assert ours.others()
-        other.show(False)
-    until(lambda: not ours.others())
+        assert ours.others(REQUESTS)
+        other.show(REQUESTS, False)
+    until(lambda: not ours.others(REQUESTS))

@@ -1,28 +1,18 @@
-"""When batch work rests, as the room asks before each of its steps."""
+"""When batch work rests, as the room asks before each of its steps, and who waits for its turn to end."""
 
 import os
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.settings import SettingsError, read_settings
-from tests.live import ROOT, until
-from workers.presence import Presence
-from workers.priority import QUANTUM, Priority, join
-
-BUSY = """
-import sys
-from pathlib import Path
-from workers.presence import Presence
-
-presence = Presence(Path(sys.argv[1]))
-presence.show(True)
-print("busy", flush=True)
-sys.stdin.read()
-"""
+from tests.live import until
+from tests.workers.neighbour import Neighbour
+from workers import priority as module
+from workers.presence import Presence, Signal
+from workers.priority import LONGEST, QUANTUM, Priority, join
 
 
 @pytest.fixture
@@ -31,66 +21,160 @@ def presence(tmp_path: Path) -> Presence:
 
 
 @pytest.fixture
-def busy(presence: Presence, tmp_path: Path) -> Iterator[subprocess.Popen]:
+def other(presence: Presence, tmp_path: Path) -> Iterator[Neighbour]:
+    other = Neighbour(tmp_path)
+    yield other
+    other.kill()
+
+
+@pytest.fixture
+def busy(other: Neighbour) -> Neighbour:
     """Another process with an interactive request."""
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(tmp_path)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as other:
-        assert other.stdout.readline() == b"busy\n"
-        yield other
-        other.kill()
+    other.show(Signal.REQUESTS, True)
+    return other
 
 
 def test_batch_work_that_is_alone_never_rests(presence: Presence) -> None:
     priority = Priority(0, presence)
-    presence.show(True)  # ours
+    presence.show(Signal.REQUESTS, True)  # ours
     assert not priority.must_rest()
-    priority.spend(100)
+    priority.end(True, 100)
     assert not priority.must_rest()
 
 
-def test_it_rests_while_another_process_has_a_request(presence: Presence, busy: subprocess.Popen) -> None:
+def test_it_rests_while_another_process_has_a_request(presence: Presence, busy: Neighbour) -> None:
     priority = Priority(0, presence)
     assert priority.must_rest() and priority.must_rest()
     busy.kill()
-    busy.wait()
     until(lambda: not priority.must_rest())
 
 
-def test_with_a_share_it_gets_a_quantum_now_and_then(presence: Presence, busy: subprocess.Popen) -> None:
+def test_with_a_share_it_gets_a_quantum_now_and_then(presence: Presence, busy: Neighbour) -> None:
     priority = Priority(0.5, presence)
     until(lambda: not priority.must_rest())
-    priority.spend(QUANTUM / 2)
+    priority.end(True, QUANTUM / 2)
     assert not priority.must_rest()
-    priority.spend(QUANTUM / 2)
+    priority.end(True, QUANTUM / 2)
     assert priority.must_rest()
     until(lambda: not priority.must_rest())
 
 
-def test_a_step_begun_alone_is_followed_by_a_full_rest(presence: Presence, busy: subprocess.Popen) -> None:
+def test_a_step_begun_alone_is_followed_by_a_full_rest(presence: Presence, busy: Neighbour) -> None:
     priority = Priority(0.01, presence)
-    priority.spend(0.001)
+    priority.end(True, 0.001)
     assert priority.must_rest()
+
+
+def test_a_step_that_took_for_ever_is_not_paid_for_ever(presence: Presence, busy: Neighbour) -> None:
+    priority = Priority(0.9, presence)
+    priority.end(True, 1000)
+    until(lambda: not priority.must_rest())
 
 
 @pytest.mark.parametrize("share", [1, 0.1])
 def test_whoever_is_switched_off_or_in_a_hurry_does_not_rest(
-    presence: Presence, busy: subprocess.Popen, share: float
+    presence: Presence, busy: Neighbour, share: float
 ) -> None:
     priority = Priority(share, presence)
     priority.hurry = share < 1
-    priority.spend(1000)
+    priority.end(True, LONGEST)
     assert not priority.must_rest()
+    priority.begin(batch=True)
+    assert not busy.sees(Signal.TURN)
+
+
+def test_a_step_beside_others_requests_is_a_turn_and_one_that_is_alone_is_none(
+    presence: Presence, busy: Neighbour
+) -> None:
+    priority = Priority(0.5, presence)
+    until(lambda: not priority.must_rest())
+    priority.begin(batch=True)
+    assert busy.sees(Signal.TURN)
+    priority.end(True, QUANTUM)
+    assert not busy.sees(Signal.TURN)
+    busy.show(Signal.REQUESTS, False)
+    until(lambda: not priority.must_rest() and not turn(priority, busy))
+
+
+def turn(priority: Priority, seen_by: Neighbour) -> bool:
+    """Whether the next step of batch work is a turn."""
+    priority.begin(batch=True)
+    seen = seen_by.sees(Signal.TURN)
+    priority.end(True, 0)
+    return seen
+
+
+def test_an_interactive_step_waits_for_the_end_of_a_turn(
+    presence: Presence, other: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    priority = Priority(0.1, presence)
+    other.show(Signal.TURN, True)
+    step = threading.Thread(target=priority.begin, args=[False], daemon=True)
+    step.start()
+    step.join(0.2)
+    assert step.is_alive()
+    other.show(Signal.TURN, False)
+    step.join(30)
+    assert not step.is_alive()
+
+
+def test_a_turn_begins_when_the_step_beside_it_has_ended(
+    presence: Presence, busy: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    priority = Priority(0.5, presence)
+    until(lambda: not priority.must_rest())
+    busy.show(Signal.STEP, True)
+    step = threading.Thread(target=priority.begin, args=[True], daemon=True)
+    step.start()
+    step.join(0.2)
+    assert step.is_alive() and busy.sees(Signal.TURN)
+    busy.show(Signal.STEP, False)
+    step.join(30)
+    assert not step.is_alive()
+
+
+def test_an_interactive_step_is_shown_while_it_lasts(presence: Presence, other: Neighbour) -> None:
+    priority = Priority(0.1, presence)
+    priority.begin(batch=False)
+    assert other.sees(Signal.STEP)
+    priority.end(False, 0.1)
+    assert not other.sees(Signal.STEP)
+
+
+@pytest.mark.parametrize("how", ["nothing is left", "an interactive job joins"])
+def test_a_turn_that_is_not_used_up_ends(presence: Presence, busy: Neighbour, how: str) -> None:
+    priority = Priority(0.5, presence)
+    until(lambda: not priority.must_rest())
+    priority.begin(batch=True)
+    priority.end(True, QUANTUM / 3)
+    assert busy.sees(Signal.TURN)
+    if how == "nothing is left":
+        priority.leave()
+    else:
+        priority.begin(batch=False)
+    assert not busy.sees(Signal.TURN)
+
+
+def test_a_turn_that_does_not_end_is_waited_for_once(
+    presence: Presence, other: Neighbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priority = Priority(0.1, presence)
+    other.show(Signal.TURN, True)
+    priority.begin(batch=False)
+    monkeypatch.setattr(module, "PATIENCE", 3600.0)
+    priority.begin(batch=False)
+    assert presence.others(Signal.TURN)
 
 
 def test_what_cannot_be_shared_costs_no_worker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "run").write_text("no folder")
     priority = join(tmp_path, 0.1)
     priority.show(True)
-    priority.spend(1)
+    priority.begin(batch=True)
+    priority.end(True, 1)
+    priority.begin(batch=False)
     assert not priority.must_rest()
     assert "will not make way" in caplog.text
 

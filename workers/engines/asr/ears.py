@@ -5,6 +5,7 @@ is bounded, so that memory does not grow with its length.
 """
 
 import itertools
+import os
 import queue
 import threading
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from workers.engines.asr.chunker import Chunk
 
-THREADS = 2
+THREADS = max(2, min(4, (os.cpu_count() or 1) // 4))
 SLICE = 0.05  # seconds that a recording is read before it is another one's turn
 
 
