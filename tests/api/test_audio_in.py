@@ -252,10 +252,11 @@ def test_a_client_that_leaves_while_it_sends_json_leaves_nothing(open_live: Live
 
 
 def test_a_full_line_leaves_nothing(tmp_path: Path) -> None:
-    hang = 'echo:{"hang_at": 1, "hang_ms": 3000}'
-    with Live(tmp_path, "max_waiting = 1", OMINIX_DRAIN_TIMEOUT="1") as live:
+    slow = 'echo:{"tokens": 100000}'
+    limits = "max_waiting = 1\noptions = { step_ms = 20 }"
+    with Live(tmp_path, limits, OMINIX_DRAIN_TIMEOUT="1") as live:
         with httpx.Client(base_url=live.url, timeout=20) as http:
-            busy = {"endpoint": SPEECH, "body": {"model": "echo", "file": "QQ==", "prompt": hang}}
+            busy = {"endpoint": SPEECH, "body": {"model": "echo", "file": "QQ==", "prompt": slow}}
             statuses = []
             while 429 not in statuses:
                 statuses.append(http.post("/v1/jobs", json=busy).status_code)

@@ -86,11 +86,9 @@ def _detector() -> Iterator[SileroVAD]:
         vad = SPARE.pop()
     except IndexError:
         vad = SileroVAD(RATE)
-    try:
-        yield vad
-    finally:
-        vad.reset()
-        SPARE.append(vad)
+    yield vad  # that of a recording that is left may be gone already, with all else that nobody refers to
+    vad.reset()
+    SPARE.append(vad)
 
 
 class Cutter:
