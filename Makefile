@@ -21,7 +21,8 @@ serve: $(STAMP)
 	@$(BIN)/ominix serve $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not slow and not metal and not models" -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not metal and not models and not systems" -n 4 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and systems and not models" -n 4 --dist worksteal $(ARGS)
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not metal and models" -n 2 --dist loadfile $(ARGS)
 
 test-full: $(STAMP)

@@ -11,6 +11,7 @@ and everybody knows it.
 """
 
 import atexit
+import contextlib
 import ipaddress
 import json
 import logging
@@ -138,9 +139,10 @@ class Followers:
     def close(self) -> None:
         """The others are to end; nothing can be told any more."""
         self._closing = True
-        self.tell(b"")
-        for connection in self._connections.values():
-            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # those that have heard it may be gone already
+            self.tell(b"")
+            for connection in self._connections.values():
+                connection.shutdown(socket.SHUT_WR)
 
     def _accept(self) -> None:
         try:

@@ -18,6 +18,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 ECHO = '[[model]]\nid = "echo"\nengine = "echo"\nreplicas = 2\n'
+pytestmark = pytest.mark.systems
+
 PROCFILE = "redis: ominix redis\napi: ominix api\nchat: ominix worker echo\nreaper: ominix reaper\n"
 
 

@@ -18,6 +18,8 @@ import pytest
 
 from tests.live import Live, until
 
+pytestmark = pytest.mark.systems
+
 KEY = "a-key"
 PACE = "options = { step_ms = 10 }"
 SLOW = 'echo:{"tokens": 90}'  # nearly a second

@@ -16,6 +16,8 @@ from shared.fleet import Wanted
 from shared.settings import Settings, read_settings
 from workers import redis_state
 
+pytestmark = pytest.mark.systems
+
 IDLE = "import signal; print('up', flush=True); signal.pause()"
 STUBBORN = f"import signal; signal.signal(15, signal.SIG_IGN); {IDLE}"
 STAYS = f"import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); {IDLE}"
