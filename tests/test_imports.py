@@ -1,6 +1,8 @@
 """Who may import whom: the arrows of the architecture, read from the source."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,9 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     assert not imported(path) & FORBIDDEN[package]
     assert may_touch_mlx(path) or not imported(path) & MLX
+
+
+def test_make_can_ask_whether_this_machine_will_do_before_anything_is_installed() -> None:
+    code = "import workers.memory as memory; print(memory.unsupported())"
+    bare = [sys.executable, "-S", "-c", code]
+    assert subprocess.check_output(bare, cwd=ROOT, text=True) == "None\n"

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from shared.settings import read_settings
-
 CUDA_PACKAGES = {"mlx-cuda", "mlx-cuda-12", "mlx-cuda-13"}
 Device = Literal["metal", "cuda", "cpu"]
 
@@ -142,6 +140,9 @@ def set_limits(base: int = 0, mlx: ModuleType | None = None) -> None:
 
 def share() -> int:
     """Bytes of the machine's memory that this worker may take; 0: nobody said."""
+    # not at the top: `make` asks `unsupported` before any package is installed
+    from shared.settings import read_settings
+
     return read_settings().memory_share_mb << 20
 
 
