@@ -30,13 +30,11 @@ from shared.errors import (
 )
 from shared.events import Delta, Done, Event, Failed
 from shared.jobs import JobSpec, new_job_id
-from shared.management import STEWARD
+from shared.management import make_spec
 from shared.manifest import Manifest, ModelEntry
 from shared.queues import ForgedJob, StrictJob, make_job, make_queue, queue_name, restore_job
 from shared.settings import Settings
 from shared.tasks import tasks
-
-MANAGING = 600.0  # seconds that the steward may take from one word to the next
 
 log = logging.getLogger("ominix.dispatch")
 
@@ -132,16 +130,7 @@ class Dispatch:
             raise Unavailable("Nobody does this here now. Start `ominix steward`, or `ominix serve`.")
         if census.memory_full:
             raise Unavailable("The job store is nearly full.", code="overloaded", retry_after=10)
-        spec = JobSpec(
-            id=new_job_id(),
-            task=task,
-            model=model,
-            params=msgspec.to_builtins(request),
-            created=time.time(),
-            timeout=MANAGING,
-            detached=True,
-            runs_on=STEWARD,
-        )
+        spec = make_spec(task, request, model)
         await self._enqueue(spec, alone)
         return spec
 

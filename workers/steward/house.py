@@ -4,12 +4,10 @@ import logging
 import threading
 import time
 
-import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
 from shared import fleet, keys, management
-from shared.jobs import JobSpec, new_job_id
 from shared.management import STEWARD
 from shared.manifest import ModelEntry
 from shared.queues import StrictJob, make_job, make_queue, queue_name
@@ -19,7 +17,6 @@ from workers.steward.estate import GROWTH, Estate, Survey, Worker
 
 LOOK = 1.0  # seconds between two looks when nobody wakes
 TWICE = 2  # records in a row in which a worker is past its share
-LIMIT = 600.0  # seconds without a word until a job of ours counts as stuck
 
 log = logging.getLogger("ominix.steward")
 
@@ -104,16 +101,7 @@ class House(threading.Thread):
         if model in self._asked:
             return
         request = management.tasks()[task].Request(model=model, **fields)
-        spec = JobSpec(
-            id=new_job_id(),
-            task=task,
-            model=model,
-            params=msgspec.to_builtins(request),
-            created=time.time(),
-            timeout=LIMIT,
-            detached=True,
-            runs_on=STEWARD,
-        )
+        spec = management.make_spec(task, request, model)
         job = make_job(spec, self._settings.result_ttl, self._redis)
         with self._redis.pipeline() as pipe:
             make_queue(queue_name(STEWARD, spec.lane), self._redis).enqueue_job(job, pipeline=pipe)
